@@ -1,0 +1,30 @@
+"""How the batcher tells a caller that there will be no answer."""
+
+from __future__ import annotations
+
+
+class BatcherError(Exception):
+    """The root of this room's errors."""
+
+
+class Overloaded(BatcherError):
+    """Refused on arrival: a bound of the queue is reached.
+
+    `retry_after` says, in seconds, when to try again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Expired(BatcherError):
+    """The deadline passed while the request waited. It was not computed."""
+
+
+class Draining(BatcherError):
+    """The runner takes no more work: it is being drained."""
+
+
+class ExecutionFailed(BatcherError):
+    """The executor failed on this very request, run alone."""

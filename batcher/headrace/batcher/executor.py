@@ -1,0 +1,43 @@
+"""What the batcher asks of an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headrace.batcher.request import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How a batch went.
+
+    `results` has one entry per member, in order, when `error` is None. The three durations, in
+    seconds, are measured in the executor's own thread: gathering the inputs, the run itself, and
+    handing out the outputs.
+    """
+
+    results: Sequence[Any] = ()
+    error: Exception | None = None
+    input_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    output_seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """Runs one batch at a time."""
+
+    @property
+    def name(self) -> str:
+        """Unique within a runner."""
+
+    def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+        """Begins to run `batch` and returns at once.
+
+        Calls `done` exactly once, later, on the event loop's thread; a failure is a Completion with
+        an error. Is not called again before that.
+        """
+
+    def abandon(self, batch: Batch) -> None:
+        """Nobody waits for `batch` any more: it may end early. `done` is called all the same."""

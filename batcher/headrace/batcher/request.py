@@ -1,0 +1,135 @@
+"""What the batcher moves about: requests, and the batches it makes of them."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+# A request without a deadline, or with a distant one, becomes as urgent as one whose deadline lies
+# this many seconds after its arrival. Nothing can be overtaken for longer: no starvation.
+PATIENCE = 1.0
+# Being one priority level lower is like having arrived this many seconds later.
+PRIORITY_STEP = 10.0
+
+_sequence = itertools.count()
+
+
+class Phase(enum.Enum):
+    """Where in its life a request is. It only moves forward, but for a retry: RUNNING to QUEUED."""
+
+    NEW = "new"
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One caller's work, as far as scheduling it goes.
+
+    Times are seconds of one monotonic clock. `key` is the compatibility key: requests with equal
+    keys can share a batch. `rows` counts along the batch axis, at least 1; `nbytes` is what the
+    payload holds in memory while it waits. `priority` is 1 for the most urgent level, growing
+    downwards. `payload` belongs to the caller: the batcher hands it to the executor unseen. A
+    `solo` request is never put in a batch with others.
+    """
+
+    key: Hashable
+    payload: Any
+    arrival: float
+    rows: int = 1
+    nbytes: int = 0
+    deadline: float = math.inf
+    priority: int = 1
+    solo: bool = False
+    phase: Phase = field(default=Phase.NEW, init=False)
+    sequence: int = field(default_factory=lambda: next(_sequence), init=False)
+    started: float = field(default=math.nan, init=False)
+    urgency: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        soft_deadline = min(self.deadline, self.arrival + PATIENCE)
+        self.urgency = soft_deadline + PRIORITY_STEP * (self.priority - 1)
+
+    def expired(self, now: float) -> bool:
+        return self.deadline <= now
+
+
+class Reason(enum.Enum):
+    """Why a batch closed when it did."""
+
+    FULL = "full"
+    EXECUTOR_IDLE = "executor idle"
+    SHARED = "shared among idle executors"
+    SOLO = "solo"
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Requests of one key that run together, in order, on one executor.
+
+    `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
+    it explains the size. `live` counts the members whose callers still wait.
+    """
+
+    key: Hashable
+    requests: list[Request]
+    executor: str
+    reason: Reason
+    started: float
+    waiting: int = 0
+    rows: int = field(init=False)
+    live: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = sum(request.rows for request in self.requests)
+        self.live = len(self.requests)
+
+
+class Why(enum.Enum):
+    """Why a request ended without an answer."""
+
+    QUEUE_FULL = "queue full"
+    QUEUE_BYTES = "queue bytes"
+    EXPIRED = "deadline passed in the queue"
+    CANCELLED = "cancelled"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Run `batch` on the executor it names."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refuse `request`; it may be tried again after `retry_after` seconds."""
+
+    request: Request
+    why: Why
+    retry_after: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """End an accepted `request` without running it."""
+
+    request: Request
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Decide again at `time`, whatever happens before."""
+
+    time: float
+
+
+Action = Dispatch | Reject | Drop | WakeAt

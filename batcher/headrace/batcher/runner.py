@@ -1,0 +1,205 @@
+"""The asyncio shell around the scheduler: futures, the timer, and the executors' completions.
+
+Theory of operation. Callers submit and await a future. Events that fall into one turn of the event
+loop are decided once, at its end, by `Scheduler.step`; the runner performs what that returns. Time
+is read from the clock it was given, never from the loop: uvloop caches `loop.time()` at the grain
+of a millisecond. A timer may fire early; the policy is asked again and says when to wake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded
+from headrace.batcher.executor import Completion, Executor
+from headrace.batcher.observer import Observer
+from headrace.batcher.policy import Policy
+from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
+from headrace.batcher.scheduler import Scheduler
+from headrace.batcher.state import Limits, State
+
+# Event loops round timers to whole milliseconds; a shorter one would spin.
+_TIMER_GRAIN = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of one request, and how it came about. `total_seconds` counts from arrival."""
+
+    result: Any
+    batch: Batch
+    completion: Completion
+    queue_seconds: float
+    total_seconds: float
+
+
+class Runner:
+    """Batches the requests of one model onto its executors."""
+
+    def __init__(
+        self,
+        executors: Sequence[Executor],
+        policy: Policy,
+        limits: Limits,
+        clock: Callable[[], float],
+        observer: Observer | None = None,
+    ) -> None:
+        self._executors = {executor.name: executor for executor in executors}
+        if len(self._executors) != len(executors) or not executors:
+            raise ValueError("a runner needs executors with different names")
+        self._scheduler = Scheduler(self._executors, policy, limits)
+        self._clock = clock
+        self._observer = observer or Observer()
+        self._futures: dict[Request, asyncio.Future[Answer]] = {}
+        self._decision: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._draining = False
+        self._empty: asyncio.Event = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Runner: {self.state!r}{', draining' if self._draining else ''}>"
+
+    @property
+    def state(self) -> State:
+        return self._scheduler.state
+
+    def submit(self, request: Request) -> asyncio.Future[Answer]:
+        """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed.
+
+        Cancelling the future withdraws the request. Raises Overloaded when a bound of the queue is
+        reached, Draining when the runner takes no more work.
+        """
+        if self._draining:
+            raise Draining("the model is being unloaded")
+        refusal = self._scheduler.submit(request)
+        if refusal is not None:
+            self._observer.rejected(refusal)
+            raise Overloaded(refusal.message, refusal.retry_after)
+        self._observer.accepted(request)
+        future = asyncio.get_running_loop().create_future()
+        self._futures[request] = future
+        future.add_done_callback(partial(self._future_done, request))
+        self._decide_soon()
+        return future
+
+    async def drain(self) -> None:
+        """Takes no more work and returns when everything accepted has ended."""
+        self._draining = True
+        if self._idle():
+            self._empty.set()
+        await self._empty.wait()
+
+    def abort(self) -> None:
+        """Ends every waiting request with Draining. What runs, runs on."""
+        self._draining = True
+        for request in self._scheduler.withdraw_all():
+            self._drop(request, Why.DRAINING)
+        if self._idle():
+            self._empty.set()
+
+    def _future_done(self, request: Request, future: asyncio.Future[Answer]) -> None:
+        if self._futures.pop(request, None) is None or not future.cancelled():
+            return
+        abandoned = self._scheduler.cancel(request)
+        self._observer.dropped(request, Why.CANCELLED, self._clock())
+        if abandoned is not None:
+            self._executors[abandoned.executor].abandon(abandoned)
+        self._decide_soon()
+
+    def _decide_soon(self) -> None:
+        if self._decision is None:
+            self._decision = asyncio.get_running_loop().call_soon(self._decide)
+
+    def _decide(self) -> None:
+        self._decision = None
+        for action in self._scheduler.step(self._clock()):
+            if isinstance(action, Dispatch):
+                self._start(action.batch)
+            elif isinstance(action, WakeAt):
+                self._wake_at(action.time)
+            elif isinstance(action, Drop):
+                self._drop(action.request, action.why)
+            else:
+                self._refuse(action)
+        if self._draining and self._idle():
+            self._empty.set()
+
+    def _start(self, batch: Batch) -> None:
+        self._observer.dispatched(batch)
+        self._executors[batch.executor].start(batch, partial(self._completed, batch))
+
+    def _completed(self, batch: Batch, completion: Completion) -> None:
+        now = self._clock()
+        if completion.error is None and len(completion.results) != len(batch.requests):
+            received, expected = len(completion.results), len(batch.requests)
+            error = RuntimeError(f"the executor gave {received} results to {expected} requests")
+            completion = Completion(error=error)
+        failed = completion.error is not None
+        ended = self._scheduler.complete(batch.executor, now, failed=failed)
+        self._observer.completed(batch, completion, now)
+        results = dict(zip(batch.requests, completion.results, strict=False))
+        for request in ended:
+            future = self._take(request, now)
+            if future is None:
+                continue
+            if completion.error is not None:
+                self._observer.failed(request, now)
+                failure = ExecutionFailed(str(completion.error))
+                failure.__cause__ = completion.error
+                future.set_exception(failure)
+            else:
+                self._observer.answered(request, batch, completion, now)
+                queued = request.started - request.arrival
+                total = now - request.arrival
+                future.set_result(Answer(results[request], batch, completion, queued, total))
+        self._decide_soon()
+
+    def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
+        """The future of `request`, to be ended; None when its caller left in this very turn."""
+        future = self._futures.pop(request)
+        if not future.done():
+            return future
+        self._observer.dropped(request, Why.CANCELLED, now)
+        return None
+
+    def _drop(self, request: Request, why: Why) -> None:
+        now = self._clock()
+        future = self._take(request, now)
+        if future is None:
+            return
+        self._observer.dropped(request, why, now)
+        if why is Why.EXPIRED:
+            waited = now - request.arrival
+            message = f"the deadline passed after {waited * 1e3:.1f} ms in the queue"
+            future.set_exception(Expired(message))
+        else:
+            future.set_exception(Draining("the server is shutting down"))
+
+    def _refuse(self, refusal: Reject) -> None:
+        future = self._take(refusal.request, self._clock())
+        if future is not None:
+            self._observer.rejected(refusal)
+            future.set_exception(Overloaded(refusal.message, refusal.retry_after))
+
+    def _wake_at(self, time: float) -> None:
+        # A timer that fires too early only asks again: far cheaper than re-arming it each time.
+        if self._timer is not None:
+            if self._timer_due <= time:
+                return
+            self._timer.cancel()
+        delay = max(time - self._clock(), _TIMER_GRAIN)
+        self._timer_due = time
+        self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._decide_soon()
+
+    def _idle(self) -> bool:
+        state = self.state
+        return not state.queued_requests and all(b is None for b in state.running.values())

@@ -1,0 +1,101 @@
+"""The synchronous heart: takes events, applies decisions, hands back what must be done.
+
+Theory of operation. Every event (a submission, a completion, a cancellation) changes the state at
+once and decides nothing. `step` then asks the policy until it has nothing more to say, applies each
+action to the state, and returns the actions for its caller to perform: run this batch, tell that
+caller. So a burst of events costs one decision, and everything here can be tested with a clock that
+stands still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from headrace.batcher.admission import admit
+from headrace.batcher.policy import Policy
+from headrace.batcher.request import (
+    Action,
+    Batch,
+    Dispatch,
+    Drop,
+    Phase,
+    Reject,
+    Request,
+    WakeAt,
+)
+from headrace.batcher.state import Limits, State
+
+
+class Scheduler:
+    """One set of executors, the queues before them, and the policy between."""
+
+    def __init__(self, executors: Iterable[str], policy: Policy, limits: Limits) -> None:
+        self.state = State(executors, limits)
+        self._policy = policy
+
+    def submit(self, request: Request) -> Reject | None:
+        """Lets `request` wait, or says why it may not."""
+        refusal = admit(self.state, request)
+        if refusal is None:
+            self.state.enqueue(request)
+        else:
+            request.phase = Phase.ENDED
+        return refusal
+
+    def cancel(self, request: Request) -> Batch | None:
+        """Forgets `request`, whose caller has left.
+
+        Returns the batch it ran in when no other member's caller is left: it may be stopped.
+        """
+        if request.phase is Phase.QUEUED:
+            self.state.withdraw(request)
+        elif request.phase is Phase.RUNNING:
+            request.phase = Phase.ENDED
+            for batch in self.state.running.values():
+                if batch is not None and request in batch.requests:
+                    batch.live -= 1
+                    return batch if batch.live == 0 else None
+        return None
+
+    def complete(self, executor: str, now: float, *, failed: bool = False) -> list[Request]:
+        """Frees `executor`. Returns the members that end with this run.
+
+        Those are the members whose callers still wait, unless a batch of several has failed: then
+        they wait again, each to be run alone, and nothing ends.
+        """
+        batch = self.state.finish(executor, now)
+        members = [request for request in batch.requests if request.phase is Phase.RUNNING]
+        if failed and len(batch.requests) > 1:
+            for request in members:
+                request.solo = True
+                self.state.enqueue(request)
+            return []
+        for request in members:
+            request.phase = Phase.ENDED
+        return members
+
+    def step(self, now: float) -> list[Action]:
+        """Decides all there is to decide at `now`. At most one WakeAt, the last action."""
+        performed: list[Action] = []
+        while True:
+            progress = False
+            for action in self._policy.decide(self.state, now):
+                performed.append(action)
+                if not isinstance(action, WakeAt):
+                    self._apply(action)
+                    progress = True
+            if not progress:
+                return performed
+
+    def _apply(self, action: Dispatch | Drop | Reject) -> None:
+        if isinstance(action, Dispatch):
+            self.state.start(action.batch)
+        else:
+            self.state.withdraw(action.request)
+
+    def withdraw_all(self) -> list[Request]:
+        """Empties the queues. Returns what waited."""
+        waiting = [request for queue in self.state.queues.values() for request in queue]
+        for request in waiting:
+            self.state.withdraw(request)
+        return waiting

@@ -1,0 +1,131 @@
+"""Everything a decision may look at: the queues, the executors, and what was learned of them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+
+from headrace.batcher.queue import Queue
+from headrace.batcher.request import Batch, Phase, Request
+
+# How much the newest batch moves the moving average of the time per row.
+_SMOOTHING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one runner, each counted over all its queues.
+
+    max_batch_rows: rows that may share a batch; a single request with more still runs, alone.
+    max_queued_requests: requests that wait; the next one is refused.
+    max_queued_bytes: bytes of payload that wait; a request that would exceed them is refused
+        unless nothing else waits.
+    """
+
+    max_batch_rows: int = 8
+    max_queued_requests: int = 8192
+    max_queued_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_rows", "max_queued_requests", "max_queued_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+class State:
+    """The waiting and the running of one runner. Changes are made by the scheduler alone."""
+
+    def __init__(self, executors: Iterable[str], limits: Limits) -> None:
+        self.limits = limits
+        self.queues: dict[Hashable, Queue] = {}
+        self.running: dict[str, Batch | None] = dict.fromkeys(executors)
+        self.queued_requests = 0
+        self.queued_bytes = 0
+        self.seconds_per_row: float | None = None
+        self._deadlines: list[tuple[float, int, Request]] = []
+
+    def __repr__(self) -> str:
+        busy = sum(batch is not None for batch in self.running.values())
+        return (
+            f"<State: {self.queued_requests} requests queued under {len(self.queues)} keys, "
+            f"{busy} of {len(self.running)} executors busy>"
+        )
+
+    @property
+    def idle(self) -> list[str]:
+        """The executors that run nothing, in the order they were given."""
+        return [name for name, batch in self.running.items() if batch is None]
+
+    @property
+    def queued_rows(self) -> int:
+        return sum(queue.rows for queue in self.queues.values())
+
+    def expired(self, now: float) -> Iterator[Request]:
+        """The waiting requests whose deadline is `now` or earlier."""
+        stack = [0] if self._deadlines else []
+        while stack:
+            at = stack.pop()
+            if at >= len(self._deadlines) or self._deadlines[at][0] > now:
+                continue
+            request = self._deadlines[at][2]
+            if request.phase is Phase.QUEUED:
+                yield request
+            stack += (2 * at + 1, 2 * at + 2)
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline among the waiting requests, None when none has any."""
+        while self._deadlines and self._deadlines[0][2].phase is not Phase.QUEUED:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def enqueue(self, request: Request) -> None:
+        queue = self.queues.get(request.key)
+        if queue is None:
+            queue = self.queues[request.key] = Queue()
+        queue.add(request)
+        request.phase = Phase.QUEUED
+        self.queued_requests += 1
+        self.queued_bytes += request.nbytes
+        if request.deadline != float("inf"):
+            heapq.heappush(self._deadlines, (request.deadline, request.sequence, request))
+
+    def withdraw(self, request: Request) -> None:
+        """Takes a waiting request out for good."""
+        queue = self.queues[request.key]
+        queue.remove(request)
+        self._left(queue, [request])
+        request.phase = Phase.ENDED
+
+    def start(self, batch: Batch) -> None:
+        """Moves the head of the batch's queue onto its executor."""
+        queue = self.queues[batch.key]
+        queue.remove_head(len(batch.requests))
+        for request in batch.requests:
+            request.phase = Phase.RUNNING
+            request.started = batch.started
+        self._left(queue, batch.requests)
+        self.running[batch.executor] = batch
+
+    def finish(self, executor: str, now: float) -> Batch:
+        """Frees `executor`. Raises KeyError when it ran nothing."""
+        batch = self.running[executor]
+        if batch is None:
+            raise KeyError(executor)
+        self.running[executor] = None
+        pace = (now - batch.started) / batch.rows
+        if self.seconds_per_row is None:
+            self.seconds_per_row = pace
+        self.seconds_per_row += _SMOOTHING * (pace - self.seconds_per_row)
+        return batch
+
+    def _left(self, queue: Queue, requests: list[Request]) -> None:
+        self.queued_requests -= len(requests)
+        self.queued_bytes -= sum(request.nbytes for request in requests)
+        if not queue:
+            del self.queues[requests[0].key]
+        # Entries of requests that left keep their payloads alive until their deadline comes up.
+        if len(self._deadlines) > 2 * self.queued_requests + 64:
+            live = [entry for entry in self._deadlines if entry[2].phase is Phase.QUEUED]
+            heapq.heapify(live)
+            self._deadlines = live

@@ -1,0 +1,131 @@
+"""The composition root: builds everything, starts it, stops it in order. Nothing else builds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from headrace.server.config import Settings
+from headrace.server.errors import LoadFailed
+from headrace.server.executors.session import Provider
+from headrace.server.http import HttpServer
+from headrace.server.models.registry import Registry
+from headrace.server.models.repository import Catalogue
+from headrace.server.rpc import server as rpc
+from headrace.server.rpc.control import ControlService
+from headrace.server.rpc.service import InferenceService
+from headrace.server.telemetry.metrics import Metrics, Sample
+
+_log = logging.getLogger(__name__)
+
+# What remains for the transport to send last answers once nothing is in flight any more.
+_FLUSH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens."""
+
+    host: str
+    grpc_port: int
+    http_port: int
+
+    @property
+    def grpc(self) -> str:
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"{self.host}:{self.http_port}"
+
+
+class App:
+    """One server. `start`, then `stop`; or `running(settings)` for both."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigurationError when the models' paths hold no models."""
+        self.settings = settings
+        self.registry = Registry(Catalogue(settings.models), Provider(settings.provider))
+        self._ready = False
+        self._health = rpc.Health()
+        self.registry.listener = self._health
+        self._metrics = Metrics(self._samples)
+        self._inference = InferenceService(self.registry)
+        control = ControlService(self.registry, self.is_ready)
+        self._grpc = rpc.build(self._inference, control, self._health, settings.max_message_bytes)
+        self._http = HttpServer(self.registry, self._metrics, self.is_ready)
+
+    def is_ready(self) -> bool:
+        """Whether it takes requests: false while it starts and once it stops."""
+        return self._ready
+
+    async def start(self) -> Addresses:
+        """Listens, then loads the models; returns once they serve.
+
+        While it loads, calls are answered UNAVAILABLE and probes see it alive. Raises ServerError
+        when a port is taken, LoadFailed when not one model could be loaded.
+        """
+        settings = self.settings
+        await self._health.start()
+        grpc_port = rpc.bind(self._grpc, settings.host, settings.grpc_port)
+        await self._grpc.start()
+        http_port = await self._http.start(settings.host, settings.http_port)
+        await self.registry.load_all()
+        if not self.registry.ready_models():
+            raise LoadFailed("no model could be loaded: the reasons are in the log")
+        self._ready = True
+        await self._health.ready()
+        return Addresses(settings.host, grpc_port, http_port)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Refuses new work, answers what is in flight within `grace` seconds, and lets go."""
+        grace = self.settings.grace_seconds if grace is None else grace
+        self._ready = False
+        await self._health.drain()
+        self._inference.drain()
+        try:
+            await asyncio.wait_for(self.registry.drain(), grace)
+        except TimeoutError:
+            _log.warning("the grace period of %g s is over, ending what still waits", grace)
+            self.registry.abort()
+        await self._grpc.stop(_FLUSH_SECONDS)
+        await self._http.stop()
+        self._metrics.close()
+
+    def _samples(self) -> list[Sample]:
+        return [
+            (model.spec.name, model.spec.version, model.statistics, model.runner.state)
+            for model in self.registry.ready_models()
+        ]
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[App, Addresses]]:
+    """A server that is up inside the block and stopped in order after it."""
+    app = App(settings)
+    try:
+        addresses = await app.start()
+        yield app, addresses
+    finally:
+        await app.stop()
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then stops in order; a second signal stops at once."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with running(settings) as (_, addresses):
+        print(  # noqa: T201 (the contract: the first line on standard output says where)
+            f"headrace serves gRPC on {addresses.grpc} and HTTP on {addresses.http}", flush=True
+        )
+        await stopping.wait()
+        _log.info("stopping: refusing new requests, answering those in flight")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    _log.info("stopped")

@@ -1,0 +1,114 @@
+"""The command line: `headrace serve`, `headrace demo`, `headrace inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import pathlib
+import sys
+import typing
+from collections.abc import Sequence
+from importlib.metadata import version
+
+EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0 after a clean stop, 2 for bad usage or configuration, 1 for a
+    failure."""
+    parser = _parser()
+    namespace = parser.parse_args(arguments)
+    try:
+        import headrace.server.app  # noqa: F401
+    except ModuleNotFoundError as error:
+        print(
+            f"headrace: {error.name} is missing: the server comes with an extra, "
+            "pip install 'headrace[cpu]' or 'headrace[gpu]'",
+            file=sys.stderr,
+        )
+        return EXIT_FAILURE
+    return int(namespace.run(namespace))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="headrace", description="Serves ONNX models over gRPC.")
+    parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve models until told to stop")
+    serve.set_defaults(run=_serve)
+    serve.add_argument("models", nargs="*", type=pathlib.Path, metavar="MODEL_OR_REPOSITORY")
+    serve.add_argument("--config", type=pathlib.Path, help="a TOML file with any of these settings")
+    _add_settings(serve)
+    demo = commands.add_parser(
+        "demo", help="serve a real model, call it, show what the batcher did"
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument("--files", type=int, default=400, help="files to identify (default 400)")
+    demo.add_argument("--callers", type=int, default=64, help="concurrent callers (default 64)")
+    inspect = commands.add_parser("inspect", help="what a model takes and gives, and if it batches")
+    inspect.set_defaults(run=_inspect)
+    inspect.add_argument("model", type=pathlib.Path, metavar="MODEL")
+    inspect.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    try:
+        from headrace.server.config import Settings
+    except ModuleNotFoundError:  # a client-only installation; main() says what is missing
+        return
+    for name, field in Settings.model_fields.items():
+        if name == "models":
+            continue
+        default = f" (default {field.default})"
+        choices = typing.get_args(field.annotation) or None
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            help=f"{field.description}{default}",
+            default=argparse.SUPPRESS,
+            metavar="|".join(map(str, choices)) if choices else "VALUE",
+        )
+
+
+def _serve(namespace: argparse.Namespace) -> int:
+    from headrace.server.app import serve
+    from headrace.server.config import Settings, load_settings
+    from headrace.server.errors import ConfigurationError, ServerError
+    from headrace.server.telemetry import logs
+
+    flags = {name: getattr(namespace, name) for name in Settings.model_fields if name in namespace}
+    if not namespace.models:
+        del flags["models"]
+    try:
+        settings = load_settings(flags, namespace.config)
+        logs.configure(settings.log_format, settings.log_level)
+        _run(serve(settings))
+    except ConfigurationError as error:
+        print(f"headrace serve: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except ServerError as error:
+        print(f"headrace serve: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def _run(main_task: typing.Coroutine[None, None, None]) -> None:
+    """Runs on uvloop where it is installed; it is not on Windows."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(main_task)
+    else:
+        uvloop.run(main_task)
+
+
+def _demo(namespace: argparse.Namespace) -> int:
+    from headrace.server import demo
+
+    return demo.main(files=namespace.files, callers=namespace.callers)
+
+
+def _inspect(namespace: argparse.Namespace) -> int:
+    from headrace.server import inspect
+
+    return inspect.main(namespace.model, namespace.provider)

@@ -1,0 +1,91 @@
+"""The server's configuration: flags over environment (HEADRACE_*) over one TOML file."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace.server.errors import ConfigurationError
+
+PREFIX = "HEADRACE_"
+
+
+class Settings(BaseModel):
+    """Every setting of `headrace serve`. A field's name is its TOML key; in upper case, after
+    HEADRACE_, its environment variable; with dashes, its flag."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: list[pathlib.Path] = Field(
+        min_length=1, description=".onnx files, model folders, or repositories of models"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
+    http_port: int = Field(
+        8002, ge=0, le=65535, description="port of health and metrics over HTTP; 0 takes a free one"
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where models run unless their own configuration says"
+    )
+    grace_seconds: float = Field(
+        30.0, ge=0, description="how long a stopping server may answer what it has accepted"
+    )
+    max_message_bytes: int = Field(
+        256 << 20, ge=1 << 10, description="largest gRPC message accepted"
+    )
+    log_format: Literal["auto", "human", "json"] = Field(
+        "auto", description="human on a terminal and JSON otherwise, unless said"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe message that is logged"
+    )
+
+
+def load_settings(
+    flags: Mapping[str, Any],
+    file: pathlib.Path | None,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Merges the three sources. Raises ConfigurationError with a line for each wrong key."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if file is not None:
+        found = _read(file)
+        values.update(found)
+        origins.update(dict.fromkeys(found, f"{file}: "))
+    for name in Settings.model_fields:
+        variable = PREFIX + name.upper()
+        if variable in environment:
+            text = environment[variable]
+            values[name] = text.split(os.pathsep) if name == "models" else text
+            origins[name] = f"{variable}: "
+    for name, value in flags.items():
+        values[name] = value
+        origins[name] = "MODEL: " if name == "models" else f"--{name.replace('_', '-')}: "
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_line(e, origins) for e in error.errors())) from None
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"--config: cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config: {file} is not TOML: {error}") from None
+
+
+def _line(error: Any, origins: Mapping[str, str]) -> str:
+    key = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"{key}: nothing to serve, name at least one model"
+    got = "" if error["type"] == "extra_forbidden" else f", got {error['input']!r}"
+    message = "no such setting" if error["type"] == "extra_forbidden" else error["msg"].lower()
+    return f"{origins.get(key, '')}{'.'.join(map(str, error['loc']))}: {message}{got}"

@@ -1,0 +1,103 @@
+"""What can go wrong, and the one table that turns it into a status.
+
+Every way into the server (unary calls, streams, HTTP) answers errors by this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from headrace.batcher import errors as batcher
+
+
+class ServerError(Exception):
+    """The root of the server's own errors."""
+
+
+class InvalidInput(ServerError):
+    """What the caller sent does not fit. The message names the field, what was expected, what came."""
+
+
+class ModelNotFound(ServerError):
+    """No model, or no version of it, has this name."""
+
+
+class ModelUnavailable(ServerError):
+    """The model is known but does not serve: it loads, unloads, or failed to load."""
+
+
+class LoadFailed(ServerError):
+    """The model cannot be served, and why."""
+
+
+class Unsupported(ServerError):
+    """A part of the protocol that this server does not offer."""
+
+
+class Draining(ServerError):
+    """The server shuts down and takes no new work."""
+
+
+class ConfigurationError(ServerError):
+    """The configuration is wrong: one line for each key."""
+
+
+class DeadlineExceeded(ServerError):
+    """The deadline had passed when the request arrived, or passed before it was dispatched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one error is told. `reason` is the machine-readable `google.rpc.ErrorInfo.reason`."""
+
+    code: grpc.StatusCode
+    http: int
+    reason: str
+
+
+INTERNAL = Row(grpc.StatusCode.INTERNAL, 500, "INTERNAL")
+
+TABLE: dict[type[Exception], Row] = {
+    ModelNotFound: Row(grpc.StatusCode.NOT_FOUND, 404, "MODEL_NOT_FOUND"),
+    InvalidInput: Row(grpc.StatusCode.INVALID_ARGUMENT, 400, "INVALID_INPUT"),
+    batcher.Overloaded: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "OVERLOADED"),
+    batcher.Expired: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "EXPIRED_IN_QUEUE"),
+    DeadlineExceeded: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "EXPIRED_ON_ARRIVAL"),
+    ModelUnavailable: Row(grpc.StatusCode.UNAVAILABLE, 503, "MODEL_UNAVAILABLE"),
+    LoadFailed: Row(grpc.StatusCode.UNAVAILABLE, 503, "LOAD_FAILED"),
+    batcher.Draining: Row(grpc.StatusCode.UNAVAILABLE, 503, "DRAINING"),
+    Draining: Row(grpc.StatusCode.UNAVAILABLE, 503, "DRAINING"),
+    Unsupported: Row(grpc.StatusCode.UNIMPLEMENTED, 501, "UNSUPPORTED"),
+    batcher.ExecutionFailed: Row(grpc.StatusCode.INTERNAL, 500, "EXECUTION_FAILED"),
+}
+
+DOMAIN = "headrace"
+
+
+def row_of(error: Exception) -> Row:
+    """The table's row for `error`; INTERNAL for what nobody expected."""
+    for kind in type(error).__mro__:
+        if kind in TABLE:
+            return TABLE[kind]
+    return INTERNAL
+
+
+def retry_after(error: Exception) -> float | None:
+    """Seconds after which the caller may try again, where the error knows."""
+    return error.retry_after if isinstance(error, batcher.Overloaded) else None
+
+
+def rich_status(error: Exception) -> status_pb2.Status:
+    """`error` as google.rpc.Status, with ErrorInfo and, where it helps, RetryInfo."""
+    row = row_of(error)
+    status = status_pb2.Status(code=code_pb2.Code.Value(row.code.name), message=str(error))
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN))
+    wait = retry_after(error)
+    if wait is not None:
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromNanoseconds(int(wait * 1e9))
+        status.details.add().Pack(info)
+    return status

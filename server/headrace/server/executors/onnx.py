@@ -1,0 +1,204 @@
+"""Runs batches on an ONNX Runtime session, on a thread of its own.
+
+Theory of operation. The event loop hands over a batch and goes on. The thread gathers the members'
+inputs into a buffer that it keeps per key, runs the session, and hands out views of the outputs;
+then it posts the completion back to the loop. Buffers are only touched by this thread, and live
+until the run has returned, also when the run is told to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from headrace.batcher.executor import Completion
+from headrace.batcher.request import Batch
+from headrace.inference.tensors import Array
+
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
+_KEPT_KEYS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a request asks of a session.
+
+    inputs: an array for each name of the key's inputs, in that order. Of a batched model, the first
+        axis counts rows.
+    """
+
+    inputs: Sequence[Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The compatibility key: requests with equal keys can be one batch.
+
+    inputs: name, datatype and non-batch dimensions of each. outputs: the names asked for, in order.
+    bfloat16: whether any of these tensors is BF16, which takes a slower way through ONNX Runtime.
+    """
+
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    outputs: tuple[str, ...]
+    bfloat16: bool = False
+
+
+Job = tuple[Batch, Callable[[Completion], None]]
+
+
+class OnnxExecutor:
+    """One instance of a model: a thread that runs one batch at a time.
+
+    A session with one intra-op thread may be shared by several executors: ONNX Runtime runs it on
+    the calling thread, and the weights are in memory once.
+    """
+
+    def __init__(
+        self, name: str, session: ort.InferenceSession, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.name = name
+        self._session = session
+        self._loop = loop
+        self._buffers = _Buffers()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._current: tuple[Batch, ort.RunOptions] | None = None
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+        self._current = (batch, ort.RunOptions())
+        self._jobs.put((batch, done))
+
+    def abandon(self, batch: Batch) -> None:
+        if self._current is not None and self._current[0] is batch:
+            self._current[1].terminate = True
+
+    def close(self) -> None:
+        """Ends the thread once it has run what it was given."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch, done = job
+            assert self._current is not None
+            completion = self._run(batch, self._current[1])
+            try:
+                self._loop.call_soon_threadsafe(done, completion)
+            except RuntimeError:  # the loop is closed: nobody is left to tell
+                return
+
+    def _run(self, batch: Batch, options: ort.RunOptions) -> Completion:
+        key = batch.key
+        assert isinstance(key, Key)
+        try:
+            began = time.perf_counter()
+            feeds = self._gather(key, batch)
+            gathered = time.perf_counter()
+            outputs = run_session(self._session, key, feeds, options)
+            ran = time.perf_counter()
+            results = _scatter(key, batch, outputs)
+            ended = time.perf_counter()
+        except Exception as error:  # noqa: BLE001 (whatever the model raises is its batch's answer)
+            return Completion(error=error)
+        return Completion(results, None, gathered - began, ran - gathered, ended - ran)
+
+    def _gather(self, key: Key, batch: Batch) -> list[Array]:
+        payloads: list[Payload] = [request.payload for request in batch.requests]
+        if len(payloads) == 1:
+            # ONNX Runtime reads the array where it lies.
+            return list(payloads[0].inputs)
+        feeds = []
+        for index, (name, datatype, _) in enumerate(key.inputs):
+            arrays = [payload.inputs[index] for payload in payloads]
+            if datatype == "BYTES":
+                feeds.append(np.concatenate(arrays))
+                continue
+            buffer = self._buffers.get((name, key.inputs), arrays[0], batch.rows)
+            feeds.append(np.concatenate(arrays, out=buffer))
+        return feeds
+
+
+class _Buffers:
+    """Arrays to gather into, one for each input of the keys seen last, grown when too small."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Array] = OrderedDict()
+
+    def get(self, key: Hashable, like: Array, rows: int) -> Array:
+        buffer = self._kept.get(key)
+        if buffer is None or len(buffer) < rows:
+            buffer = np.empty((rows, *like.shape[1:]), like.dtype)
+            self._kept[key] = buffer
+        self._kept.move_to_end(key)
+        if len(self._kept) > _KEPT_KEYS:
+            self._kept.popitem(last=False)
+        return buffer[:rows]
+
+
+def run_session(
+    session: ort.InferenceSession,
+    key: Key,
+    feeds: Sequence[Array],
+    options: ort.RunOptions | None = None,
+) -> list[Array]:
+    """Runs `session` on `feeds` (in the order of the key's inputs). BF16 tensors are uint16 bits.
+
+    Raises whatever ONNX Runtime raises.
+    """
+    if not key.bfloat16:
+        names = (name for name, _, _ in key.inputs)
+        arrays: list[Array] = session.run(
+            list(key.outputs), dict(zip(names, feeds, strict=True)), options
+        )
+        return arrays
+    values = {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
+        if datatype == "BF16"
+        else ort.OrtValue.ortvalue_from_numpy(array)
+        for (name, datatype, _), array in zip(key.inputs, feeds, strict=True)
+    }
+    outputs = session.run_with_ort_values(list(key.outputs), values, options)
+    return [_to_numpy(value) for value in outputs]
+
+
+def _to_numpy(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        array: Array = value.numpy()
+        return array
+    shape = value.shape()
+    count = int(np.prod(shape, dtype=np.int64))
+    if count == 0:
+        return np.empty(shape, np.uint16)
+    bits = memoryview((ctypes.c_uint16 * count).from_address(value.data_ptr()))
+    return np.array(bits, np.uint16).reshape(shape)
+
+
+def _scatter(key: Key, batch: Batch, outputs: list[Array]) -> list[list[Array]]:
+    """The members' shares of the outputs, as views.
+
+    Raises ValueError when an output does not follow the batch: its rows cannot be told apart.
+    """
+    if len(batch.requests) == 1:
+        return [outputs]
+    for name, output in zip(key.outputs, outputs, strict=True):
+        if output.ndim == 0 or len(output) != batch.rows:
+            raise ValueError(
+                f"output '{name}' has shape {list(output.shape)} for a batch of {batch.rows} rows"
+            )
+    shares = []
+    at = 0
+    for request in batch.requests:
+        shares.append([output[at : at + request.rows] for output in outputs])
+        at += request.rows
+    return shares

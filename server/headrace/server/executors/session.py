@@ -1,0 +1,92 @@
+"""Opening ONNX Runtime sessions: providers, threads, memory."""
+
+from __future__ import annotations
+
+import enum
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import onnxruntime as ort
+
+from headrace.server.errors import LoadFailed
+
+
+class Provider(enum.Enum):
+    """Where a model runs. AUTO takes CUDA where it can be used, else the CPU."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session is opened.
+
+    intra_op_threads: threads within one operator; 1 runs on the executor's own thread.
+    inter_op_threads: threads across operators; above 1 the graph runs in parallel mode.
+    """
+
+    provider: Provider = Provider.CPU
+    intra_op_threads: int = 1
+    inter_op_threads: int = 1
+    device_id: int = 0
+
+
+def resolve(wanted: Provider) -> Provider:
+    """AUTO made definite. Raises LoadFailed when CUDA is asked for and cannot be had."""
+    available = ort.get_available_providers()
+    has_cuda = "CUDAExecutionProvider" in available
+    if wanted is Provider.AUTO:
+        return Provider.CUDA if has_cuda and _cuda_devices() else Provider.CPU
+    if wanted is Provider.CUDA and not has_cuda:
+        raise LoadFailed(
+            "the CUDA execution provider was asked for, but the installed ONNX Runtime "
+            f"{ort.__version__} offers {', '.join(available)}: install headrace[gpu] in place of "
+            "headrace[cpu]"
+        )
+    return wanted
+
+
+def _cuda_devices() -> bool:
+    return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
+
+
+def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSession:
+    """Opens the model at `path`. Raises LoadFailed with ONNX Runtime's words."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.intra_op_threads
+    settings.inter_op_num_threads = options.inter_op_threads
+    if options.inter_op_threads > 1:
+        settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    # Threads that spin while they wait take the core from the executor beside them.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    settings.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(path), settings, providers=_providers(options))
+    except Exception as error:
+        raise LoadFailed(f"{path.name}: {error}") from error
+    if options.provider is Provider.CUDA and "CUDAExecutionProvider" not in session.get_providers():
+        raise LoadFailed(
+            f"{path.name}: the CUDA execution provider was asked for, but ONNX Runtime could not "
+            "start it and fell back to the CPU: check the driver, and that the CUDA and cuDNN "
+            "libraries (headrace[gpu] brings them) can be found"
+        )
+    return session
+
+
+def _providers(options: SessionOptions) -> list[Any]:
+    if options.provider is not Provider.CUDA:
+        return ["CPUExecutionProvider"]
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    cuda = {
+        "device_id": options.device_id,
+        # The default doubles the arena at each growth; and exhaustive search costs
+        # hundreds of milliseconds at each new shape.
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]

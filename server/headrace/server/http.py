@@ -1,0 +1,60 @@
+"""Health and metrics over HTTP, for probes and scrapers that do not speak gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from headrace.server.errors import ServerError, row_of
+from headrace.server.models.registry import Registry
+from headrace.server.telemetry.metrics import Metrics
+
+
+class HttpServer:
+    """`/v2/health/live`, `/v2/health/ready`, `/v2/models/{model}/ready` and `/metrics`."""
+
+    def __init__(self, registry: Registry, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._is_ready = is_ready
+        app = web.Application()
+        app.router.add_get("/v2/health/live", self._live)
+        app.router.add_get("/v2/health/ready", self._ready)
+        app.router.add_get("/v2/models/{model}/ready", self._model_ready)
+        app.router.add_get("/v2/models/{model}/versions/{version}/ready", self._model_ready)
+        app.router.add_get("/metrics", self._metrics_text)
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens and returns the port. Raises ServerError when it cannot be had."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise ServerError(f"http: cannot listen on {host}:{port}: {error.strerror}") from error
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.Response(text="live\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        ready = self._is_ready()
+        return web.Response(
+            text="ready\n" if ready else "not ready\n", status=200 if ready else 503
+        )
+
+    async def _model_ready(self, request: web.Request) -> web.Response:
+        info = request.match_info
+        try:
+            self._registry.get(info["model"], info.get("version", ""))
+        except ServerError as error:
+            return web.Response(text=f"{error}\n", status=row_of(error).http)
+        return web.Response(text="ready\n")
+
+    async def _metrics_text(self, _: web.Request) -> web.Response:
+        text = self._metrics.prometheus()
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -1,0 +1,217 @@
+"""The use case: find the model, check the request against its contract, submit it, wait.
+
+Unary calls, streams and HTTP all come through `infer`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.batcher.request import Request
+from headrace.batcher.runner import Answer
+from headrace.inference.tensors import Array
+from headrace.server.errors import DeadlineExceeded, InvalidInput
+from headrace.server.executors.onnx import Key, Payload
+from headrace.server.models.registry import Registry
+from headrace.server.models.served import ServedModel
+from headrace.server.models.spec import TensorSpec
+
+_LOWEST_PRIORITY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """A tensor as the caller sent it; BF16 as uint16 bits, BYTES as an object array of bytes."""
+
+    name: str
+    datatype: str
+    array: Array
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """What a caller asks. Times are seconds: `arrival` of the monotonic clock, the others spans.
+
+    outputs: names wanted; empty for all. remaining: until the transport's deadline. timeout: the
+    most to wait in the queue, by the request's own parameter. priority: 1 is the most urgent level,
+    0 leaves it to the model.
+    """
+
+    model: str
+    version: str
+    inputs: Sequence[InputTensor]
+    arrival: float
+    outputs: Sequence[str] = ()
+    remaining: float = math.inf
+    timeout: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """The outputs in the order asked for, shaped as the model's contract has them."""
+
+    model: ServedModel
+    outputs: Sequence[tuple[TensorSpec, Array]]
+    answer: Answer
+
+
+async def infer(registry: Registry, request: InferenceRequest) -> InferenceResult:
+    """Answers `request`. Cancelling this withdraws it from its queue.
+
+    Raises InvalidInput, ModelNotFound, ModelUnavailable, DeadlineExceeded, and the batcher's
+    Overloaded, Expired, Draining and ExecutionFailed.
+    """
+    model = registry.get(request.model, request.version)
+    work = _prepare(model, request)
+    # Nothing awaits between finding the model and submitting to it: a reload cannot come between.
+    answer = await model.runner.submit(work)
+    key = work.key
+    assert isinstance(key, Key)
+    specs = [model.outputs[name] for name in key.outputs]
+    shaped = [
+        _shape_output(model, spec, array) for spec, array in zip(specs, answer.result, strict=True)
+    ]
+    return InferenceResult(model, list(zip(specs, shaped, strict=True)), answer)
+
+
+def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
+    deadline = _deadline(model, request)
+    given = {tensor.name: tensor for tensor in request.inputs}
+    _check_names(model, request, given)
+    outputs = _outputs(model, request.outputs)
+    inputs = [(spec, given[spec.name]) for spec in model.spec.inputs if spec.name in given]
+    for spec, tensor in inputs:
+        _check_tensor(model, spec, tensor)
+    rows = _rows(model, inputs)
+    arrays = [_for_session(model, spec, tensor, rows) for spec, tensor in inputs]
+    # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
+    # of no rows none to be found again.
+    solo = not model.spec.batched or rows == 0 or any(spec.optional for spec, _ in inputs)
+    return Request(
+        key=model.spec.key([spec for spec, _ in inputs], arrays, outputs),
+        payload=Payload(arrays),
+        arrival=request.arrival,
+        rows=max(1, rows),
+        nbytes=sum(array.nbytes for array in arrays),
+        deadline=deadline,
+        priority=min(request.priority or model.options.default_priority or 1, _LOWEST_PRIORITY),
+        solo=solo,
+    )
+
+
+def _deadline(model: ServedModel, request: InferenceRequest) -> float:
+    """The transport's deadline, or the queue's timeout if that is sooner.
+
+    A model's own timeout holds unless it lets callers bring a shorter one. Raises DeadlineExceeded
+    when it has passed already.
+    """
+    if request.remaining <= 0:
+        raise DeadlineExceeded("the deadline had passed when the request arrived")
+    options, timeout = model.options, request.timeout
+    if options.timeout is not None:
+        shorter = timeout is not None and options.override_timeout
+        timeout = min(timeout or math.inf, options.timeout) if shorter else options.timeout
+    return request.arrival + min(request.remaining, math.inf if timeout is None else timeout)
+
+
+def _check_names(
+    model: ServedModel, request: InferenceRequest, given: dict[str, InputTensor]
+) -> None:
+    name = model.spec.name
+    known = ", ".join(f"'{n}'" for n in model.inputs)
+    if len(given) != len(request.inputs):
+        names = [tensor.name for tensor in request.inputs]
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InvalidInput(f"input '{twice}' is given more than once for model '{name}'")
+    for tensor in given:
+        if tensor not in model.inputs:
+            raise InvalidInput(f"unknown input '{tensor}' for model '{name}', expected {known}")
+    for tensor, spec in model.inputs.items():
+        if tensor not in given and not spec.optional:
+            got = ", ".join(f"'{n}'" for n in given) or "none"
+            raise InvalidInput(f"input '{tensor}' of model '{name}' is missing, got {got}")
+
+
+def _outputs(model: ServedModel, wanted: Sequence[str]) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in model.outputs:
+            known = ", ".join(f"'{n}'" for n in model.outputs)
+            raise InvalidInput(
+                f"unknown output '{name}' for model '{model.spec.name}', expected {known}"
+            )
+    if len(set(wanted)) != len(wanted):
+        twice = next(n for n in wanted if list(wanted).count(n) > 1)
+        raise InvalidInput(f"output '{twice}' is asked for more than once")
+    return tuple(wanted) or tuple(model.outputs)
+
+
+def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: InputTensor) -> None:
+    where = f"input '{spec.name}' of model '{model.spec.name}'"
+    if tensor.datatype != spec.datatype:
+        raise InvalidInput(f"{where}: expected datatype {spec.datatype}, got {tensor.datatype}")
+    shape = tensor.array.shape
+    fits = len(shape) == len(spec.shape) and all(
+        expected in (-1, dim) for expected, dim in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(
+            f"{where}: expected shape {list(spec.shape)} (-1: any), got {list(shape)}"
+        )
+
+
+def _rows(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) -> int:
+    """Rows along the batch dimension, which the inputs must agree on; 1 for an unbatched model."""
+    if not model.spec.batched:
+        return 1
+    counts = {spec.name: len(tensor.array) for spec, tensor in inputs if not spec.optional}
+    rows = next(iter(counts.values()))
+    for name, count in counts.items():
+        if count != rows:
+            first = next(iter(counts))
+            raise InvalidInput(
+                f"input '{name}' of model '{model.spec.name}': expected {rows} rows, as input "
+                f"'{first}' has, got {count}"
+            )
+    limit = model.spec.row_limit
+    if limit is not None and rows > limit:
+        raise InvalidInput(
+            f"model '{model.spec.name}': expected at most {limit} rows (max_batch_size), got {rows}"
+        )
+    return rows
+
+
+def _for_session(model: ServedModel, spec: TensorSpec, tensor: InputTensor, rows: int) -> Array:
+    array = tensor.array
+    if spec.datatype == "BYTES":
+        array = _decode_strings(model, spec, array)
+    if spec.model_shape is not None:
+        lead = (rows,) if model.spec.batched else ()
+        array = array.reshape((*lead, *spec.model_shape))
+    return array
+
+
+def _decode_strings(model: ServedModel, spec: TensorSpec, array: Array) -> Array:
+    """ONNX Runtime's Python interface takes text, so the bytes must be UTF-8."""
+    out = np.empty(array.size, dtype=object)
+    for index, element in enumerate(array.ravel()):
+        try:
+            out[index] = element.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"input '{spec.name}' of model '{model.spec.name}': expected UTF-8, element "
+                f"{index} is not: {error.reason} at byte {error.start}"
+            ) from None
+    return out.reshape(array.shape)
+
+
+def _shape_output(model: ServedModel, spec: TensorSpec, array: Array) -> Array:
+    if spec.model_shape is None:
+        return array
+    if model.spec.batched:
+        return array.reshape((len(array), *spec.shape[1:]))
+    return array.reshape(spec.shape)

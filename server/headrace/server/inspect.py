@@ -1,0 +1,73 @@
+"""`headrace inspect`: what a model takes and gives, and whether it can be batched."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from headrace.server.errors import ServerError
+from headrace.server.executors.session import Provider
+from headrace.server.models import served
+from headrace.server.models.repository import Catalogue
+from headrace.server.models.served import ServedModel
+from headrace.server.models.spec import TensorSpec
+
+
+def main(path: pathlib.Path, provider: str) -> int:
+    """Prints the contracts of the model, or models, at `path`. Returns the exit code."""
+    console = Console()
+    try:
+        asyncio.run(_inspect(console, path, Provider(provider)))
+    except ServerError as error:
+        Console(stderr=True).print(f"headrace inspect: {error}", markup=False)
+        return 1
+    return 0
+
+
+async def _inspect(console: Console, path: pathlib.Path, provider: Provider) -> None:
+    for source in Catalogue([path]).sources().values():
+        options = source.options()
+        files = source.files(options)
+        for version in options.versions.choose(list(files)):
+            began = time.monotonic()
+            model = await served.load(source.name, str(version), files[version], options, provider)
+            _show(console, model, time.monotonic() - began)
+            await model.close()
+
+
+def _show(console: Console, model: ServedModel, seconds: float) -> None:
+    spec, plan = model.spec, model.plan
+    table = Table("", "name", "datatype", "shape", "", title=f"{spec.name} version {spec.version}")
+    for kind, tensors in (("input", spec.inputs), ("output", spec.outputs)):
+        for tensor in tensors:
+            note = "optional" if tensor.optional else ""
+            table.add_row(kind, tensor.name, tensor.datatype, _shape(tensor, spec.batched), note)
+    console.print(table)
+    if spec.batched:
+        console.print(
+            f"batch axis: the first dimension; rows alone and together agree within "
+            f"{model.verdict.deviation:.1g} of the largest value; batches of up to "
+            f"{spec.max_batch_size}"
+        )
+    else:
+        console.print(f"not batched: {spec.unbatched_because}", markup=False)
+    console.print(
+        f"executors: {plan.instances} of {plan.session.intra_op_threads} threads on "
+        f"{plan.session.provider.value}; loaded and checked in {seconds:.2f} s"
+    )
+    for key in model.options.not_honoured:
+        console.print(f"set in the configuration, without effect here: {key}", markup=False)
+
+
+def _shape(tensor: TensorSpec, batched: bool) -> str:
+    dims = [
+        (symbol or "any") if dim == -1 else str(dim)
+        for dim, symbol in zip(tensor.shape, tensor.symbols, strict=True)
+    ]
+    if batched and dims and not tensor.optional:
+        dims[0] = "batch"
+    return f"({', '.join(dims)})"

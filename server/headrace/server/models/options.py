@@ -1,0 +1,258 @@
+"""What a model's configuration says, as far as it is honoured.
+
+Two forms are read: Triton's `config.pbtxt`, and our own `model.toml`. Both become ModelOptions.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from google.protobuf import json_format, text_format
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace.inference.tensors import DATATYPES
+from headrace.inference.v2 import model_config_pb2 as pb
+from headrace.server.errors import LoadFailed
+from headrace.server.executors.session import Provider
+
+_DATATYPE_NAMES = {d.config_value: d.name for d in DATATYPES.values()}
+_THREAD_PARAMETERS = {
+    "intra_op_thread_count": "intra_op_threads",
+    "inter_op_thread_count": "inter_op_threads",
+}
+_HONOURED = {
+    "name", "platform", "backend", "runtime", "max_batch_size", "version_policy", "input",
+    "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
+}  # fmt: skip
+_HONOURED_BATCHING = {"default_queue_policy", "priority_levels", "default_priority_level"}
+_HONOURED_TENSOR = {
+    "name", "data_type", "dims", "reshape", "label_filename",
+}  # fmt: skip
+_HONOURED_QUEUE = {
+    "default_timeout_microseconds", "allow_timeout_override", "max_queue_size",
+}  # fmt: skip
+_HONOURED_INSTANCES = {"count", "kind", "name", "gpus"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDeclaration:
+    """A declared input or output. `dims` leave out the batch dimension of a batched model."""
+
+    name: str
+    datatype: str = ""
+    dims: tuple[int, ...] | None = None
+    reshape: tuple[int, ...] | None = None
+    labels: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions are served: the `latest` n, all of them (None), or those of `specific`."""
+
+    latest: int | None = 1
+    specific: tuple[int, ...] = ()
+
+    def choose(self, versions: list[int]) -> list[int]:
+        """The served ones among `versions`, ascending."""
+        if self.specific:
+            return sorted(set(versions) & set(self.specific))
+        ordered = sorted(versions)
+        return ordered if self.latest is None else ordered[-self.latest :]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """The honoured part of a model's configuration; None means: not said, the server decides.
+
+    max_batch_size: rows; 0 turns batching off. instances: executors. timeout: seconds a request may
+    wait when it brings no deadline of its own; override_timeout lets a caller's be longer.
+    not_honoured: keys that were set and have no effect here.
+    """
+
+    max_batch_size: int | None = None
+    instances: int | None = None
+    intra_op_threads: int | None = None
+    inter_op_threads: int | None = None
+    provider: Provider | None = None
+    device_id: int = 0
+    filename: str = "model.onnx"
+    versions: VersionPolicy = VersionPolicy()
+    inputs: tuple[TensorDeclaration, ...] = ()
+    outputs: tuple[TensorDeclaration, ...] = ()
+    timeout: float | None = None
+    override_timeout: bool = False
+    max_queued_requests: int | None = None
+    default_priority: int | None = None
+    priority_levels: int = 0
+    not_honoured: tuple[str, ...] = ()
+    source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
+
+
+class _Toml(BaseModel):
+    """The keys of model.toml. Anything else is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_batch_size: int | None = Field(None, ge=0)
+    instances: int | None = Field(None, ge=1)
+    intra_op_threads: int | None = Field(None, ge=1)
+    inter_op_threads: int | None = Field(None, ge=1)
+    provider: Provider | None = None
+    device_id: int = Field(0, ge=0)
+    filename: str = "model.onnx"
+    versions: Literal["all"] | list[int] | None = None
+    timeout: float | None = Field(None, gt=0)
+    max_queued_requests: int | None = Field(None, ge=1)
+
+
+def read_options(folder: pathlib.Path) -> ModelOptions:
+    """The configuration beside a model's versions; all defaults when there is none.
+
+    Raises LoadFailed naming the file and the key.
+    """
+    pbtxt, toml = folder / "config.pbtxt", folder / "model.toml"
+    if pbtxt.exists() and toml.exists():
+        raise LoadFailed(f"{folder.name} has both config.pbtxt and model.toml: keep one")
+    if pbtxt.exists():
+        try:
+            config = text_format.Parse(pbtxt.read_text(), pb.ModelConfig())
+        except (text_format.ParseError, UnicodeDecodeError) as error:
+            raise LoadFailed(f"{pbtxt.name}: {error}") from error
+        return from_config(config, folder.name)
+    if toml.exists():
+        return _from_toml(toml)
+    return ModelOptions()
+
+
+def from_json(text: str, name: str) -> ModelOptions:
+    """The configuration a load request carries: ModelConfig as JSON. Raises LoadFailed."""
+    try:
+        config = json_format.Parse(text, pb.ModelConfig())
+    except json_format.ParseError as error:
+        raise LoadFailed(f"parameter 'config': {error}") from error
+    return from_config(config, name)
+
+
+def _from_toml(path: pathlib.Path) -> ModelOptions:
+    try:
+        values = _Toml.model_validate(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise LoadFailed(f"{path.name}: {error}") from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
+    given = values.model_dump(exclude={"versions"})
+    if values.versions == "all":
+        given["versions"] = VersionPolicy(latest=None)
+    elif values.versions is not None:
+        given["versions"] = VersionPolicy(specific=tuple(values.versions))
+    return ModelOptions(**given)
+
+
+def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
+    """Reads Triton's configuration. Raises LoadFailed for a value that cannot be right."""
+    if config.name and config.name != name:
+        raise LoadFailed(f"name: expected '{name}', as the folder is called, got '{config.name}'")
+    kind = config.backend or config.platform
+    if kind not in ("", "onnxruntime", "onnxruntime_onnx"):
+        raise LoadFailed(f"backend/platform: expected onnxruntime, got '{kind}'")
+    if config.max_batch_size < 0:
+        raise LoadFailed(f"max_batch_size: expected 0 or more, got {config.max_batch_size}")
+    batching = config.dynamic_batching
+    queue = batching.default_queue_policy
+    rejects = queue.timeout_action == pb.ModelQueuePolicy.REJECT
+    timeout = queue.default_timeout_microseconds if rejects else 0
+    return ModelOptions(
+        max_batch_size=_max_batch_size(config),
+        **_instances(config),
+        **_threads(config.parameters),
+        filename=config.default_model_filename or "model.onnx",
+        versions=_version_policy(config.version_policy),
+        inputs=tuple(_declaration(tensor) for tensor in config.input),
+        outputs=tuple(_declaration(tensor) for tensor in config.output),
+        timeout=timeout / 1e6 if timeout else None,
+        override_timeout=queue.allow_timeout_override,
+        max_queued_requests=queue.max_queue_size or None,
+        default_priority=batching.default_priority_level or None,
+        priority_levels=batching.priority_levels,
+        not_honoured=tuple(_not_honoured(config)),
+        source=config,
+    )
+
+
+def _max_batch_size(config: pb.ModelConfig) -> int | None:
+    """Triton takes an absent max_batch_size for 0. An absent one in a config that declares no
+    tensors (a minimal one) says nothing about the shapes, so the server decides."""
+    if config.max_batch_size or config.input or config.output:
+        return config.max_batch_size
+    return None
+
+
+def _instances(config: pb.ModelConfig) -> dict[str, Any]:
+    if not config.instance_group:
+        return {}
+    group = config.instance_group[0]
+    kinds = {
+        pb.ModelInstanceGroup.KIND_GPU: Provider.CUDA,
+        pb.ModelInstanceGroup.KIND_CPU: Provider.CPU,
+    }
+    found: dict[str, Any] = {"instances": sum(g.count or 1 for g in config.instance_group)}
+    if group.kind in kinds:
+        found["provider"] = kinds[group.kind]
+    if group.gpus:
+        found["device_id"] = group.gpus[0]
+    return found
+
+
+def _threads(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, name in _THREAD_PARAMETERS.items():
+        if key not in parameters:
+            continue
+        text = parameters[key].string_value
+        if not text.isdecimal():
+            raise LoadFailed(f"parameters.{key}: expected a number of threads, got '{text}'")
+        if int(text):  # 0 leaves the choice to the server, as in ONNX Runtime
+            found[name] = int(text)
+    return found
+
+
+def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return VersionPolicy(latest=None)
+    if choice == "specific":
+        return VersionPolicy(specific=tuple(policy.specific.versions))
+    return VersionPolicy(latest=max(1, policy.latest.num_versions))
+
+
+def _declaration(tensor: pb.ModelInput | pb.ModelOutput) -> TensorDeclaration:
+    return TensorDeclaration(
+        tensor.name,
+        _DATATYPE_NAMES.get(tensor.data_type, ""),
+        tuple(tensor.dims) if tensor.dims or tensor.HasField("reshape") else None,
+        tuple(tensor.reshape.shape) if tensor.HasField("reshape") else None,
+        tensor.label_filename if isinstance(tensor, pb.ModelOutput) else "",
+    )
+
+
+def _not_honoured(config: pb.ModelConfig) -> list[str]:
+    """The keys that are set and have no effect, dotted, once each."""
+    found = _unknown(config, _HONOURED, "")
+    found += _unknown(config.dynamic_batching, _HONOURED_BATCHING, "dynamic_batching.")
+    queue = config.dynamic_batching.default_queue_policy
+    found += _unknown(queue, _HONOURED_QUEUE, "dynamic_batching.default_queue_policy.")
+    found += [key for t in config.input for key in _unknown(t, _HONOURED_TENSOR, "input.")]
+    found += [key for t in config.output for key in _unknown(t, _HONOURED_TENSOR, "output.")]
+    for group in config.instance_group:
+        found += _unknown(group, _HONOURED_INSTANCES, "instance_group.")
+    found += [f"parameters.{key}" for key in config.parameters if key not in _THREAD_PARAMETERS]
+    return sorted(set(found))
+
+
+def _unknown(message: Any, honoured: set[str], prefix: str) -> list[str]:
+    return [prefix + field.name for field, _ in message.ListFields() if field.name not in honoured]

@@ -1,0 +1,235 @@
+"""Which models are served, and how they come and go while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pathlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from headrace.server.errors import (
+    LoadFailed,
+    ModelNotFound,
+    ModelUnavailable,
+    ServerError,
+)
+from headrace.server.executors.session import Provider
+from headrace.server.models import served
+from headrace.server.models.options import ModelOptions, from_json
+from headrace.server.models.repository import Catalogue
+from headrace.server.models.served import ServedModel
+
+_log = logging.getLogger(__name__)
+
+READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One version's line in the repository's index."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+    model: ServedModel | None = None
+
+
+class ModelListener:
+    """Told when a model starts or stops to serve. Override what you need."""
+
+    async def set_model(self, name: str, ready: bool) -> None:
+        """`ready`: whether any version of `name` serves now."""
+
+
+class Registry:
+    """Models by name and version. Everything but loading itself happens on the event loop."""
+
+    def __init__(self, catalogue: Catalogue, provider: Provider) -> None:
+        self._catalogue = catalogue
+        self._provider = provider
+        self._entries: dict[str, dict[str, Entry]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.listener = ModelListener()
+
+    def get(self, name: str, version: str = "") -> ServedModel:
+        """The version asked for, or the highest that serves.
+
+        Raises ModelNotFound for a name or version nobody knows, ModelUnavailable for one that is
+        known and does not serve now.
+        """
+        versions = self._entries.get(name)
+        if versions is None:
+            raise self._absent(name)
+        if version:
+            entry = versions.get(version)
+            if entry is None:
+                known = ", ".join(versions) or "none"
+                raise ModelNotFound(f"model '{name}' has no version '{version}', it has {known}")
+        else:
+            entry = max(versions.values(), key=lambda e: (e.model is not None, int(e.version or 0)))
+        if entry.model is None:
+            why = f": {entry.reason}" if entry.reason else ""
+            raise ModelUnavailable(f"model '{name}' is {entry.state}{why}")
+        return entry.model
+
+    def _absent(self, name: str) -> ServerError:
+        if name in self._catalogue.sources():
+            return ModelUnavailable(f"model '{name}' is in the repository but is not loaded")
+        served_names = ", ".join(sorted(self._entries)) or "none"
+        return ModelNotFound(f"no model is called '{name}'; the server has {served_names}")
+
+    def ready_models(self) -> list[ServedModel]:
+        """Every version that serves."""
+        return [entry.model for entry in self._all() if entry.model is not None]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of `name` that serve, ascending."""
+        entries = self._entries.get(name, {}).values()
+        return sorted((e.version for e in entries if e.model is not None), key=int)
+
+    def index(self) -> list[Entry]:
+        """Every version known, and every model of the repository that was never loaded."""
+        known = list(self._all())
+        names = {entry.name for entry in known}
+        absent = [
+            Entry(name, "", UNAVAILABLE, "not loaded")
+            for name in self._catalogue.sources()
+            if name not in names
+        ]
+        return sorted([*known, *absent], key=lambda entry: (entry.name, entry.version))
+
+    def _all(self) -> Iterable[Entry]:
+        return (entry for versions in self._entries.values() for entry in versions.values())
+
+    async def load_all(self) -> None:
+        """Loads everything in the catalogue. What fails is listed with its reason."""
+        for name in self._catalogue.sources():
+            try:
+                await self.load(name)
+            except LoadFailed as error:
+                _log.error("model %s was not loaded: %s", name, error)
+
+    async def load(self, name: str, config: str | None = None) -> None:
+        """Loads or reloads `name` from disk; `config` (ModelConfig as JSON) replaces its own.
+
+        The old versions serve until the new ones do; what they accepted is answered. Raises
+        ModelNotFound, LoadFailed; after a failed reload the old versions serve on.
+        """
+        source = self._catalogue.sources().get(name)
+        if source is None:
+            raise ModelNotFound(f"the repository has no model '{name}'")
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            try:
+                options = from_json(config, name) if config else source.options()
+                files = source.files(options)
+                chosen = options.versions.choose(list(files))
+                if not chosen:
+                    raise LoadFailed(f"no version satisfies version_policy: {sorted(files)} exist")
+            except LoadFailed as error:
+                self._note_failure(name, "", error)
+                raise
+            _warn_not_honoured(name, options)
+            fresh = await self._load_versions(name, {str(v): files[v] for v in chosen}, options)
+            await self._replace(name, fresh)
+
+    async def _load_versions(
+        self, name: str, files: dict[str, pathlib.Path], options: ModelOptions
+    ) -> dict[str, Entry]:
+        fresh: dict[str, Entry] = {}
+        for version, path in files.items():
+            current = self._entries.setdefault(name, {})
+            if version not in current:
+                current[version] = Entry(name, version, LOADING)
+            try:
+                model = await served.load(name, version, path, options, self._provider)
+            except LoadFailed as error:
+                self._note_failure(name, version, error)
+                for entry in fresh.values():
+                    self._retire(entry)
+                raise
+            fresh[version] = Entry(name, version, READY, model=model)
+            _log_loaded(model)
+        return fresh
+
+    def _note_failure(self, name: str, version: str, error: LoadFailed) -> None:
+        current = self._entries.setdefault(name, {})
+        if any(entry.model is not None for entry in current.values()):
+            return  # the old versions serve on
+        if version:
+            current.pop("", None)
+        current[version] = Entry(name, version, UNAVAILABLE, str(error))
+
+    async def _replace(self, name: str, fresh: dict[str, Entry]) -> None:
+        old = self._entries.get(name, {})
+        self._entries[name] = fresh
+        await self.listener.set_model(name, True)
+        for entry in old.values():
+            self._retire(entry)
+
+    async def unload(self, name: str) -> None:
+        """Stops to serve `name` and returns when all it accepted is answered.
+
+        Raises ModelNotFound when it is not loaded.
+        """
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            entries = self._entries.get(name)
+            if entries is None:
+                raise self._absent(name)
+            await self.listener.set_model(name, False)
+            models = []
+            for entry in entries.values():
+                entry.state, entry.reason = UNLOADING, ""
+                if entry.model is not None:
+                    models.append(entry.model)
+                    entry.model = None
+            for model in models:
+                await model.close()
+            for entry in entries.values():
+                entry.state, entry.reason = UNAVAILABLE, "unloaded"
+        _log.info("model %s was unloaded", name)
+
+    def _retire(self, entry: Entry) -> None:
+        """Closes an entry's model in the background: it answers what it has accepted."""
+        if entry.model is None:
+            return
+        task = asyncio.get_running_loop().create_task(entry.model.close())
+        entry.model = None
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def drain(self) -> None:
+        """Returns when everything that was accepted is answered. Takes no more work."""
+        models = self.ready_models()
+        await asyncio.gather(*(model.close() for model in models), *self._closing)
+
+    def abort(self) -> None:
+        """Ends what still waits, with an error."""
+        for model in self.ready_models():
+            model.runner.abort()
+
+
+def _warn_not_honoured(name: str, options: ModelOptions) -> None:
+    if options.not_honoured:
+        keys = ", ".join(options.not_honoured)
+        _log.warning("model %s: its configuration sets what has no effect here: %s", name, keys)
+
+
+def _log_loaded(model: ServedModel) -> None:
+    spec, plan = model.spec, model.plan
+    how = (
+        f"batches of up to {spec.max_batch_size}"
+        if spec.batched
+        else f"unbatched, because {spec.unbatched_because}"
+    )
+    _log.info(
+        "model %s version %s serves on %s: %d executors of %d threads, %s",
+        spec.name,
+        spec.version,
+        plan.session.provider.value,
+        plan.instances,
+        plan.session.intra_op_threads,
+        how,
+    )

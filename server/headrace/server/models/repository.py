@@ -1,0 +1,118 @@
+"""Where models lie: a file, a folder, or a repository of folders.
+
+The layout is Triton's: `<repository>/<model>/<version>/model.onnx`, the configuration beside the
+versions.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.server.errors import ConfigurationError, LoadFailed
+from headrace.server.models.options import ModelOptions, read_options
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where one model comes from: a single `.onnx` file, or a folder of versions."""
+
+    name: str
+    path: pathlib.Path
+
+    def options(self) -> ModelOptions:
+        """The configuration as it is on disk now. Raises LoadFailed."""
+        return ModelOptions() if self.path.is_file() else read_options(self.path)
+
+    def files(self, options: ModelOptions) -> dict[int, pathlib.Path]:
+        """The file of each version on disk. Raises LoadFailed when there is none."""
+        if self.path.is_file():
+            return {1: self.path}
+        if not self.path.is_dir():
+            raise LoadFailed(f"{self.path}: no such model folder any more")
+        versions = {
+            int(folder.name): folder / options.filename
+            for folder in self.path.iterdir()
+            if folder.is_dir() and folder.name.isdecimal() and folder.name != "0"
+        }
+        found = {version: file for version, file in versions.items() if file.is_file()}
+        if not found and (self.path / options.filename).is_file():
+            return {1: self.path / options.filename}
+        if not found:
+            raise LoadFailed(
+                f"expected <version>/{options.filename} in {self.path.name}, with a version that "
+                f"is a number from 1, got {_contents(self.path)}"
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A folder whose sub-folders are models. They may come and go."""
+
+    path: pathlib.Path
+
+    def sources(self) -> dict[str, ModelSource]:
+        return {
+            folder.name: ModelSource(folder.name, folder)
+            for folder in sorted(self.path.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+        }
+
+
+class Catalogue:
+    """Everything that can be loaded, from all the paths the user named."""
+
+    def __init__(self, paths: Sequence[pathlib.Path]) -> None:
+        """Raises ConfigurationError for a path that holds no model, or two models of one name."""
+        self._fixed: dict[str, ModelSource] = {}
+        self._repositories: list[Repository] = []
+        for path in paths:
+            self._add(path)
+        names = [*self._fixed, *(n for r in self._repositories for n in r.sources())]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigurationError(f"MODEL: more than one model is called {', '.join(twice)}")
+
+    def sources(self) -> dict[str, ModelSource]:
+        """What is there now, by name."""
+        found = dict(self._fixed)
+        for repository in self._repositories:
+            found.update(repository.sources())
+        return found
+
+    def _add(self, path: pathlib.Path) -> None:
+        if path.is_file():
+            if path.suffix != ".onnx":
+                raise ConfigurationError(f"MODEL: expected an .onnx file or a folder, got {path}")
+            self._fix(ModelSource(path.stem, path))
+        elif not path.is_dir():
+            raise ConfigurationError(f"MODEL: no such file or folder: {path}")
+        elif _is_model(path):
+            self._fix(ModelSource(path.resolve().name, path))
+        elif any(folder.is_dir() for folder in path.iterdir()):
+            self._repositories.append(Repository(path))
+        else:
+            raise ConfigurationError(
+                f"MODEL: {path} is neither a model folder (<version>/model.onnx) nor a repository "
+                f"of them: it holds {_contents(path)}"
+            )
+
+    def _fix(self, source: ModelSource) -> None:
+        if source.name in self._fixed:
+            raise ConfigurationError(f"MODEL: more than one model is called {source.name}")
+        self._fixed[source.name] = source
+
+
+def _is_model(path: pathlib.Path) -> bool:
+    """Whether `path` is one model's folder, rather than a repository of them."""
+    if any((path / name).is_file() for name in ("config.pbtxt", "model.toml", "model.onnx")):
+        return True
+    return any(f.is_dir() and f.name.isdecimal() for f in path.iterdir())
+
+
+def _contents(path: pathlib.Path) -> str:
+    names = sorted(entry.name for entry in path.iterdir())
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return shown or "nothing"

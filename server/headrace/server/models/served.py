@@ -1,0 +1,134 @@
+"""A model version that is loaded: its contract, its executors, its runner, its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnxruntime as ort
+
+from headrace.batcher.policy import WorkConserving
+from headrace.batcher.runner import Runner
+from headrace.batcher.state import Limits
+from headrace.server.errors import LoadFailed
+from headrace.server.executors.cpus import usable_cpus
+from headrace.server.executors.onnx import OnnxExecutor
+from headrace.server.executors.session import Provider, SessionOptions, open_session, resolve
+from headrace.server.models.options import ModelOptions
+from headrace.server.models.probe import Verdict, probe
+from headrace.server.models.spec import ModelSpec, read_spec
+from headrace.server.telemetry.statistics import ModelStatistics
+
+# Measured on CPUs, most models lose per row beyond a batch of 8, and none measured gains much
+# (docs/decisions/0004-defaults-before-the-plan.md). A GPU is rarely full before 64.
+DEFAULT_MAX_BATCH = {Provider.CPU: 8, Provider.CUDA: 64}
+_MOST_INSTANCES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is laid out on its device: so many executors, each with so many threads."""
+
+    session: SessionOptions
+    instances: int
+
+
+def make_plan(options: ModelOptions, preferred: Provider) -> Plan:
+    """The layout for `options`, where they leave it open: a single-threaded executor per CPU.
+
+    That is the layout of highest throughput for most CPU models; measuring it for each model is the
+    planner's work. Raises LoadFailed when the provider cannot be had.
+    """
+    provider = resolve(options.provider or preferred)
+    threads = options.intra_op_threads or 1
+    fitting = max(1, min(_MOST_INSTANCES, usable_cpus() // threads))
+    instances = options.instances or (fitting if provider is Provider.CPU else 1)
+    session = SessionOptions(provider, threads, options.inter_op_threads or 1, options.device_id)
+    return Plan(session, instances)
+
+
+class ServedModel:
+    """One version of a model, ready to run. Build it with `load`."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        options: ModelOptions,
+        plan: Plan,
+        verdict: Verdict,
+        executors: Sequence[OnnxExecutor],
+        labels: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.spec = spec
+        self.options = options
+        self.plan = plan
+        self.verdict = verdict
+        self.labels = labels
+        self.inputs = {tensor.name: tensor for tensor in spec.inputs}
+        self.outputs = {tensor.name: tensor for tensor in spec.outputs}
+        self.statistics = ModelStatistics()
+        self._executors = executors
+        limits = Limits(max_batch_rows=spec.max_batch_size)
+        if options.max_queued_requests:
+            limits = Limits(spec.max_batch_size, options.max_queued_requests)
+        self.runner = Runner(executors, WorkConserving(), limits, time.monotonic, self.statistics)
+
+    def __repr__(self) -> str:
+        return f"<ServedModel: {self.spec.name} version {self.spec.version}, {self.runner!r}>"
+
+    async def close(self) -> None:
+        """Answers what was accepted, then lets go of threads and sessions."""
+        await self.runner.drain()
+        for executor in self._executors:
+            await asyncio.to_thread(executor.close)
+
+
+async def load(
+    name: str, version: str, path: pathlib.Path, options: ModelOptions, preferred: Provider
+) -> ServedModel:
+    """Opens, checks and starts a model. Raises LoadFailed."""
+    plan = make_plan(options, preferred)
+    sessions, spec, verdict = await asyncio.to_thread(_open, name, version, path, options, plan)
+    labels = await asyncio.to_thread(_read_labels, path, options)
+    loop = asyncio.get_running_loop()
+    kind = plan.session.provider.value
+    executors = [
+        OnnxExecutor(f"{name}/{version}/{kind}{number}", session, loop)
+        for number, session in enumerate(sessions)
+    ]
+    return ServedModel(spec, options, plan, verdict, executors, labels)
+
+
+def _open(
+    name: str, version: str, path: pathlib.Path, options: ModelOptions, plan: Plan
+) -> tuple[list[ort.InferenceSession], ModelSpec, Verdict]:
+    first = open_session(path, plan.session)
+    spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.session.provider])
+    verdict = probe(spec, first) if spec.batched and spec.max_batch_size > 1 else Verdict()
+    if verdict.reason:
+        spec = spec.unbatched(verdict.reason)
+    sessions = [first]
+    # On one thread ONNX Runtime runs where it is called, so executors share the session and its
+    # weights. More threads are a pool of the session's own: each executor needs its own.
+    for _ in range(plan.instances - 1):
+        shared = plan.session.intra_op_threads == 1 and plan.session.provider is Provider.CPU
+        sessions.append(first if shared else open_session(path, plan.session))
+    return sessions, spec, verdict
+
+
+def _read_labels(path: pathlib.Path, options: ModelOptions) -> dict[str, list[str]]:
+    """The class names of each output that declares a label file, one a line."""
+    labels = {}
+    for tensor in options.outputs:
+        if not tensor.labels:
+            continue
+        file = next(
+            (f / tensor.labels for f in path.parents[:2] if (f / tensor.labels).is_file()), None
+        )
+        if file is None:
+            raise LoadFailed(f"output '{tensor.name}': no label file {tensor.labels}")
+        labels[tensor.name] = file.read_text().splitlines()
+    return labels

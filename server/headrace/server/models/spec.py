@@ -1,0 +1,211 @@
+"""What a model takes and gives, read from its ONNX graph and its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnxruntime as ort
+
+from headrace.inference.tensors import Array
+from headrace.server.errors import LoadFailed
+from headrace.server.executors.onnx import Key
+from headrace.server.models.options import ModelOptions, TensorDeclaration
+
+PLATFORM = "onnxruntime_onnx"
+BACKEND = "onnxruntime"
+
+_ONNX_TYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+    "tensor(bfloat16)": "BF16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output, as callers see it.
+
+    shape: -1 for a dimension that varies; includes the batch dimension. symbols: the graph's own
+    name of each dimension, empty where it has none. model_shape: what the graph itself wants, where
+    the configuration reshapes; without the batch dimension when the model is batched.
+    optional: the graph has a default for it.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    symbols: tuple[str, ...]
+    optional: bool = False
+    model_shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model's contract.
+
+    batched: whether requests may share a run, along the first dimension. If not, unbatched_because
+    says why. max_batch_size: rows that may share one. row_limit: the most rows of one request, None
+    when only memory limits it.
+    """
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    unbatched_because: str
+    max_batch_size: int
+    row_limit: int | None
+
+    def key(
+        self, given: Sequence[TensorSpec], arrays: Sequence[Array], outputs: tuple[str, ...]
+    ) -> Key:
+        """The compatibility key of `arrays`, one for each input of `given`, for these `outputs`."""
+        skip = 1 if self.batched else 0
+        inputs = tuple(
+            (tensor.name, tensor.datatype, array.shape[skip:])
+            for tensor, array in zip(given, arrays, strict=True)
+        )
+        return Key(inputs, outputs, self.has_bfloat16)
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether any tensor is BF16, which NumPy cannot hold."""
+        return any(tensor.datatype == "BF16" for tensor in (*self.inputs, *self.outputs))
+
+    def unbatched(self, reason: str) -> ModelSpec:
+        """The same model, each request run alone."""
+        return replace(self, batched=False, unbatched_because=reason, max_batch_size=1)
+
+
+def read_spec(
+    name: str,
+    version: str,
+    session: ort.InferenceSession,
+    options: ModelOptions,
+    default_max_batch: int,
+) -> ModelSpec:
+    """The contract of `session`'s model under `options`.
+
+    Raises LoadFailed when the graph has types the protocol cannot carry, or when the configuration
+    does not fit the graph.
+    """
+    inputs = [_read(node) for node in session.get_inputs()]
+    inputs += [replace(_read(node), optional=True) for node in _overridable(session)]
+    outputs = [_read(node) for node in session.get_outputs()]
+    problems = _undeclared("input", inputs, options.inputs)
+    problems += _undeclared("output", outputs, options.outputs)
+    if problems:
+        raise LoadFailed("the configuration does not fit the model: " + "; ".join(problems))
+    reason = _why_unbatched(inputs, outputs, options)
+    batched = not reason
+    if options.max_batch_size and not batched:
+        raise LoadFailed(
+            "the configuration does not fit the model: max_batch_size is "
+            f"{options.max_batch_size}, but {reason}"
+        )
+    return ModelSpec(
+        name,
+        version,
+        tuple(_declared(spec, options.inputs, batched) for spec in inputs),
+        tuple(_declared(spec, options.outputs, batched) for spec in outputs),
+        batched,
+        reason,
+        (options.max_batch_size or default_max_batch) if batched else 1,
+        options.max_batch_size or None if batched else None,
+    )
+
+
+def _overridable(session: ort.InferenceSession) -> Sequence[Any]:
+    nodes: Sequence[Any] = session.get_overridable_initializers()
+    return nodes
+
+
+def _read(node: Any) -> TensorSpec:
+    datatype = _ONNX_TYPES.get(node.type)
+    if datatype is None:
+        raise LoadFailed(
+            f"'{node.name}' is of type {node.type}, which the protocol cannot carry: "
+            "export the model with tensors only"
+        )
+    shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape)
+    symbols = tuple(dim if isinstance(dim, str) else "" for dim in node.shape)
+    return TensorSpec(node.name, datatype, shape, symbols)
+
+
+def _undeclared(
+    kind: str, specs: Sequence[TensorSpec], declared: Sequence[TensorDeclaration]
+) -> list[str]:
+    known = {spec.name: spec for spec in specs}
+    problems = []
+    for tensor in declared:
+        spec = known.get(tensor.name)
+        if spec is None:
+            names = ", ".join(known)
+            problems.append(f"{kind} '{tensor.name}' is not in the model, which has {names}")
+        elif tensor.datatype not in ("", spec.datatype):
+            problems.append(
+                f"{kind} '{tensor.name}' is declared {tensor.datatype}, the model's is "
+                f"{spec.datatype}"
+            )
+    return problems
+
+
+def _why_unbatched(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: ModelOptions
+) -> str:
+    """Empty when the graph shows a batch dimension: first, symbolic, of every input and output."""
+    if options.max_batch_size == 0:
+        return "the configuration says max_batch_size: 0"
+    required = [spec for spec in inputs if not spec.optional]
+    if not required:
+        return "the model has no required input"
+    symbols = {spec.symbols[0] for spec in required if spec.symbols and spec.symbols[0]}
+    for kind, specs in (("input", required), ("output", outputs)):
+        for spec in specs:
+            if not spec.shape:
+                return f"{kind} '{spec.name}' is a scalar"
+            if spec.shape[0] != -1:
+                return f"the first dimension of {kind} '{spec.name}' is always {spec.shape[0]}"
+    if len(symbols) > 1:
+        return f"the inputs' first dimensions have different names: {', '.join(sorted(symbols))}"
+    return ""
+
+
+def _declared(spec: TensorSpec, declared: Sequence[TensorDeclaration], batched: bool) -> TensorSpec:
+    """`spec` with what its declaration adds: narrower dimensions, a reshape, optionality."""
+    tensor = next((tensor for tensor in declared if tensor.name == spec.name), None)
+    if tensor is None or tensor.dims is None:
+        return spec
+    lead = (-1,) if batched and not spec.optional else ()
+    shape = (*lead, *tensor.dims)
+    if tensor.reshape is not None:
+        inner = spec.shape[1:] if lead else spec.shape
+        _check_dims(spec.name, "reshape", tensor.reshape, inner)
+        return replace(spec, shape=shape, symbols=("",) * len(shape), model_shape=tensor.reshape)
+    _check_dims(spec.name, "dims", shape, spec.shape)
+    return replace(spec, shape=shape)
+
+
+def _check_dims(name: str, what: str, declared: Sequence[int], actual: Sequence[int]) -> None:
+    fits = len(declared) == len(actual) and all(
+        a in (-1, d) or d == -1 for d, a in zip(declared, actual, strict=True)
+    )
+    if not fits:
+        raise LoadFailed(
+            f"the configuration does not fit the model: {what} of '{name}' are {list(declared)}, "
+            f"the model's are {list(actual)}"
+        )

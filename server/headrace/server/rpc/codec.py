@@ -1,0 +1,181 @@
+"""Between protobuf messages and NumPy arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.inference.tensors import (
+    DATATYPES,
+    Array,
+    decode_contents,
+    decode_raw,
+    encode_raw,
+)
+from headrace.inference.v2 import grpc_service_pb2 as pb
+from headrace.server.errors import InvalidInput, Unsupported
+from headrace.server.inference import InferenceRequest, InferenceResult, InputTensor
+from headrace.server.models.spec import TensorSpec
+from headrace.server.rpc.wire import WireRequest
+
+EXPLAIN = "headrace_explain"
+FINAL_RESPONSE = "triton_final_response"
+_RESERVED = "triton_"
+_KNOWN_RESERVED = {"triton_enable_empty_final_response", FINAL_RESPONSE}
+_BYTES = DATATYPES["BYTES"]
+
+
+def decode(wire: WireRequest, arrival: float, remaining: float | None) -> InferenceRequest:
+    """What a request message asks. Tensors in it are viewed, not copied.
+
+    `arrival` is of the monotonic clock; `remaining` are the seconds of the call's deadline, None
+    when it has none. Raises InvalidInput naming the field, Unsupported for shared memory.
+    """
+    message, raw = wire
+    timeout, priority = _scheduling(message.parameters)
+    for output in message.outputs:
+        _refuse_shared_memory(f"output '{output.name}'", output.parameters)
+    return InferenceRequest(
+        model=message.model_name,
+        version=message.model_version,
+        inputs=_inputs(message, raw),
+        arrival=arrival,
+        outputs=[output.name for output in message.outputs],
+        remaining=math.inf if remaining is None else remaining,
+        timeout=timeout,
+        priority=priority,
+    )
+
+
+def _inputs(message: pb.ModelInferRequest, raw: Sequence[bytes | memoryview]) -> list[InputTensor]:
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidInput(
+            f"raw_input_contents: expected one entry for each of {len(message.inputs)} inputs, "
+            f"got {len(raw)}"
+        )
+    tensors = []
+    for index, tensor in enumerate(message.inputs):
+        where = f"input '{tensor.name}'"
+        _refuse_shared_memory(where, tensor.parameters)
+        datatype = DATATYPES.get(tensor.datatype)
+        if datatype is None:
+            expected = ", ".join(DATATYPES)
+            raise InvalidInput(
+                f"{where}: unknown datatype '{tensor.datatype}', expected one of {expected}"
+            )
+        shape = list(tensor.shape)
+        if any(dim < 0 for dim in shape):
+            raise InvalidInput(f"{where}: expected dimensions of 0 or more, got shape {shape}")
+        typed = tensor.HasField("contents")
+        if raw and typed:
+            raise InvalidInput(
+                f"{where}: contents field must not be specified when using raw_input_contents"
+            )
+        try:
+            if raw:
+                array = decode_raw(raw[index], datatype, shape)
+            else:
+                array = decode_contents(tensor.contents, datatype, shape)
+        except ValueError as error:
+            raise InvalidInput(f"{where}: {error}") from None
+        tensors.append(InputTensor(tensor.name, tensor.datatype, array))
+    return tensors
+
+
+def _refuse_shared_memory(where: str, parameters: Mapping[str, Any]) -> None:
+    if "shared_memory_region" in parameters:
+        raise Unsupported(f"{where}: shared memory is not offered, send the tensor in the message")
+
+
+def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int]:
+    """The request's own timeout in seconds, and its priority."""
+    timeout, priority = None, 0
+    for key in parameters:
+        if key == "timeout":
+            microseconds = _whole(parameters[key], "timeout", ("int64_param",))
+            timeout = microseconds / 1e6 if microseconds else None
+        elif key == "priority":
+            priority = _whole(parameters[key], "priority", ("int64_param", "uint64_param"))
+        elif key.startswith(_RESERVED) and key not in _KNOWN_RESERVED:
+            raise InvalidInput(
+                f"parameter '{key}': names that begin with '{_RESERVED}' are reserved"
+            )
+    return timeout, priority
+
+
+def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in kinds:
+        raise InvalidInput(f"parameter '{key}': expected {' or '.join(kinds)}, got {kind}")
+    value = int(getattr(parameter, kind))
+    if value < 0:
+        raise InvalidInput(f"parameter '{key}': expected 0 or more, got {value}")
+    return value
+
+
+def encode(message: pb.ModelInferRequest, result: InferenceResult) -> pb.ModelInferResponse:
+    """The response to `message`, tensors as raw contents."""
+    spec = result.model.spec
+    response = pb.ModelInferResponse(
+        model_name=spec.name, model_version=spec.version, id=message.id
+    )
+    classes = {
+        output.name: _class_count(output)
+        for output in message.outputs
+        if "classification" in output.parameters
+    }
+    for tensor, array in result.outputs:
+        datatype = DATATYPES[tensor.datatype]
+        if tensor.name in classes:
+            labels = result.model.labels.get(tensor.name, ())
+            array = _classify(tensor, array, classes[tensor.name], labels, spec.batched)
+            datatype = _BYTES
+        response.outputs.add(name=tensor.name, datatype=datatype.name, shape=array.shape)
+        response.raw_output_contents.append(encode_raw(array, datatype))
+    if EXPLAIN in message.parameters and message.parameters[EXPLAIN].bool_param:
+        _explain(response, result)
+    return response
+
+
+def _class_count(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
+    count = _whole(output.parameters["classification"], "classification", ("int64_param",))
+    if count == 0:
+        raise InvalidInput(f"output '{output.name}': classification expects 1 or more, got 0")
+    return count
+
+
+def _classify(
+    tensor: TensorSpec, array: Array, count: int, labels: Sequence[str], batched: bool
+) -> Array:
+    """The `count` largest elements of each row as "value:index[:label]"; shape [rows, count]."""
+    if tensor.datatype in ("BYTES", "BOOL"):
+        raise InvalidInput(f"output '{tensor.name}': {tensor.datatype} cannot be classified")
+    values = array
+    if tensor.datatype == "BF16":
+        values = (array.astype("<u4") << 16).view("<f4")
+    rows = values.reshape(len(values), -1) if batched else values.reshape(1, -1)
+    count = min(count, rows.shape[1])
+    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
+    out = np.empty(best.shape, dtype=object)
+    for place, found in np.ndenumerate(best):
+        index = int(found)
+        text = f"{rows[place[0], index]:f}:{index}"
+        out[place] = (f"{text}:{labels[index]}" if index < len(labels) else text).encode()
+    return out if batched else out[0]
+
+
+def _explain(response: pb.ModelInferResponse, result: InferenceResult) -> None:
+    answer = result.answer
+    batch, took = answer.batch, answer.completion
+    compute = took.input_seconds + took.infer_seconds + took.output_seconds
+    values = response.parameters
+    values["headrace_batch_size"].int64_param = batch.rows
+    values["headrace_batch_requests"].int64_param = len(batch.requests)
+    values["headrace_left_waiting"].int64_param = batch.waiting
+    values["headrace_queue_us"].int64_param = int(answer.queue_seconds * 1e6)
+    values["headrace_compute_us"].int64_param = int(compute * 1e6)
+    values["headrace_reason"].string_param = batch.reason.value
+    values["headrace_executor"].string_param = batch.executor

@@ -1,0 +1,116 @@
+"""Puts the gRPC server together: our services, health, reflection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from headrace.inference.pool import POOL
+from headrace.inference.v2 import grpc_service_pb2 as pb
+from headrace.server.errors import ServerError
+from headrace.server.models.registry import ModelListener
+from headrace.server.rpc import wire
+from headrace.server.rpc.control import ControlService
+from headrace.server.rpc.service import InferenceService, guarded
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health(ModelListener):
+    """`grpc.health.v1`: the server under "" and its service's name, each model under its own."""
+
+    def __init__(self) -> None:
+        self.servicer = health.aio.HealthServicer()
+
+    async def start(self) -> None:
+        """Known, and not serving yet."""
+        for name in ("", _SERVICE.full_name):
+            await self.servicer.set(name, _NOT_SERVING)
+
+    async def ready(self) -> None:
+        for name in ("", _SERVICE.full_name):
+            await self.servicer.set(name, _SERVING)
+
+    async def set_model(self, name: str, ready: bool) -> None:
+        await self.servicer.set(name, _SERVING if ready else _NOT_SERVING)
+
+    async def drain(self) -> None:
+        """Everything turns NOT_SERVING, for good."""
+        await self.servicer.enter_graceful_shutdown()
+
+
+def build(
+    inference: InferenceService, control: ControlService, health_: Health, max_message_bytes: int
+) -> grpc.aio.Server:
+    """A server with everything registered and no port yet."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Two servers on one port would take each other's calls unnoticed.
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(_SERVICE.full_name, _handlers(inference, control)),)
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, server)
+    _add_reflection(server)
+    return server
+
+
+def _handlers(inference: InferenceService, control: ControlService) -> dict[str, Any]:
+    """A handler for every method that the protocol has."""
+    handlers: dict[str, Any] = {}
+    for method in _SERVICE.methods:
+        if method.name in ("ModelInfer", "ModelStreamInfer"):
+            continue
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            guarded(getattr(control, method.name, control.unsupported)),
+            GetMessageClass(method.input_type).FromString,
+            GetMessageClass(method.output_type).SerializeToString,
+        )
+    parse: Any = wire.parse  # gRPC's stubs expect a message; any object will do
+    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+        inference.model_infer, parse, pb.ModelInferResponse.SerializeToString
+    )
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+        inference.model_stream_infer, parse, pb.ModelStreamInferResponse.SerializeToString
+    )
+    return handlers
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Reflection, v1alpha and v1: their messages are the same, only the service's name differs."""
+    POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
+    names = (_SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
+    servicer = reflection.aio.ReflectionServicer(names, POOL)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (reflection.SERVICE_NAME, _REFLECTION_V1):
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}),)
+        )
+
+
+def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    """Binds and returns the port. Raises ServerError when it cannot be had."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound: Any = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ServerError(f"grpc: cannot listen on {address}: {error}") from error
+    if bound == 0:
+        raise ServerError(f"grpc: cannot listen on {address}")
+    return int(bound)

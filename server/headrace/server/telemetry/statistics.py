@@ -1,0 +1,94 @@
+"""Counts and durations of one model version: what ModelStatistics and the metrics report.
+
+The hot path only adds to plain numbers. All durations are seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from headrace.batcher.executor import Completion
+from headrace.batcher.observer import Observer
+from headrace.batcher.request import Batch, Reject, Request, Why
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long altogether."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class BatchSize:
+    """What batches of one size took."""
+
+    input: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    output: Duration = field(default_factory=Duration)
+
+
+class ModelStatistics(Observer):
+    """Watches a runner.
+
+    `success`, `queue`, `input`, `infer` and `output` count answered requests: each is given the
+    whole duration of the batch it was in. `fail` counts every other end. `sizes` counts successful
+    batches by rows, `reasons` all batches by why they closed, `ended` ends without an answer by
+    why. `rows` are the rows answered, `executions` the successful batches.
+    """
+
+    def __init__(self) -> None:
+        self.success = Duration()
+        self.fail = Duration()
+        self.queue = Duration()
+        self.input = Duration()
+        self.infer = Duration()
+        self.output = Duration()
+        self.sizes: dict[int, BatchSize] = {}
+        self.reasons: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.rows = 0
+        self.executions = 0
+        self.last_inference_ms = 0
+
+    def rejected(self, refusal: Reject) -> None:
+        self.fail.add(0.0)
+        self.ended[refusal.why.value] += 1
+
+    def dropped(self, request: Request, why: Why, now: float) -> None:
+        self.fail.add(now - request.arrival)
+        self.ended[why.value] += 1
+
+    def failed(self, request: Request, now: float) -> None:
+        self.fail.add(now - request.arrival)
+        self.ended["model failed"] += 1
+
+    def dispatched(self, batch: Batch) -> None:
+        self.reasons[batch.reason.value] += 1
+
+    def completed(self, batch: Batch, completion: Completion, now: float) -> None:
+        if completion.error is not None:
+            return
+        size = self.sizes.get(batch.rows)
+        if size is None:
+            size = self.sizes[batch.rows] = BatchSize()
+        size.input.add(completion.input_seconds)
+        size.infer.add(completion.infer_seconds)
+        size.output.add(completion.output_seconds)
+        self.executions += 1
+        self.last_inference_ms = time.time_ns() // 1_000_000
+
+    def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
+        self.success.add(now - request.arrival)
+        self.queue.add(request.started - request.arrival)
+        self.input.add(completion.input_seconds)
+        self.infer.add(completion.infer_seconds)
+        self.output.add(completion.output_seconds)
+        self.rows += request.rows
