@@ -103,12 +103,16 @@ def _run(main_task: typing.Coroutine[None, None, None]) -> None:
 
 
 def _demo(namespace: argparse.Namespace) -> int:
-    from headrace.server import demo
+    from headrace.server.demo import main as demo
 
-    return demo.main(files=namespace.files, callers=namespace.callers)
+    return demo(files=namespace.files, callers=namespace.callers)
 
 
 def _inspect(namespace: argparse.Namespace) -> int:
-    from headrace.server import inspect
+    from headrace.server.inspect import main as inspect
 
-    return inspect.main(namespace.model, namespace.provider)
+    return inspect(namespace.model, namespace.provider)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11 or later with venv, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Client and server without the tools, as a user would install them; and with all of them.
+USE := $(VENV)/.installed-use
+DEV := $(VENV)/.installed-dev
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo test check format protos bench constraints clean
+
+demo: $(USE)  ## serve a real model, call it from 64 callers, show how it was batched
+	$(BIN)/headrace demo
+
+test: $(DEV)  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(DEV)  ## format, lint, types, import rules, protos current, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m pytest
+
+format: $(DEV)  ## rewrite in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(DEV)  ## regenerate the Python stubs from the .proto sources
+	$(BIN)/python protos/generate.py
+
+bench: $(USE)  ## requests/s against ONNX Runtime's own limit on this machine, about a minute
+	$(BIN)/python benchmarks/against_limit.py
+
+constraints: $(DEV)  ## pin what is installed now
+	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(USE): $(INPUTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,demo]'
+	touch $@
+
+$(DEV): $(USE)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@

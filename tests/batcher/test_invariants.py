@@ -1,0 +1,201 @@
+"""The scheduler's promises, held against random histories under a clock that moves when told."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from headrace.batcher.policy import WorkConserving
+from headrace.batcher.request import (
+    Action,
+    Batch,
+    Dispatch,
+    Drop,
+    Phase,
+    Reject,
+    Request,
+    WakeAt,
+    Why,
+)
+from headrace.batcher.scheduler import Scheduler
+from headrace.batcher.state import Limits
+from headrace.batcher.testing import ManualClock
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+KEYS = ("a", "b", "c")
+LIMITS = Limits(max_batch_rows=4, max_queued_requests=12, max_queued_bytes=100)
+
+
+class Histories(RuleBasedStateMachine):
+    """Arrivals, completions, failures, cancellations and expiries, in any order.
+
+    `ended` counts how often each request came to an end, whatever the end was.
+    """
+
+    @initialize(executors=st.integers(1, 3))
+    def start(self, executors: int) -> None:
+        self.clock = ManualClock()
+        self.scheduler = Scheduler([f"e{n}" for n in range(executors)], WorkConserving(), LIMITS)
+        self.state = self.scheduler.state
+        self.requests: list[Request] = []
+        self.ended: Counter[Request] = Counter()
+
+    # ---- what can happen
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        rows=st.integers(1, 6),
+        nbytes=st.integers(0, 40),
+        patience=st.sampled_from([math.inf, 0.0, 0.01, 0.5, 3.0]),
+        priority=st.integers(1, 3),
+        solo=st.booleans(),
+    )
+    def arrive(
+        self, key: str, rows: int, nbytes: int, patience: float, priority: int, solo: bool
+    ) -> None:
+        now = self.clock()
+        request = Request(
+            key=key,
+            payload=None,
+            arrival=now,
+            rows=rows,
+            nbytes=nbytes,
+            deadline=now + patience,
+            priority=priority,
+            solo=solo,
+        )
+        full = self.state.queued_requests >= LIMITS.max_queued_requests
+        heavy = self.state.queued_bytes + nbytes > LIMITS.max_queued_bytes
+        refusal = self.scheduler.submit(request)
+        self.requests.append(request)
+        if refusal is None:
+            assert not full
+            assert not heavy or self.state.queued_requests == 1
+        else:
+            assert full or heavy
+            assert refusal.retry_after > 0
+            self.end(request)
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.6, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule(pick=st.integers(0, 10**6), failed=st.booleans())
+    def complete(self, pick: int, failed: bool) -> None:
+        busy = [name for name, batch in self.state.running.items() if batch is not None]
+        if not busy:
+            return
+        executor = busy[pick % len(busy)]
+        batch = self.state.running[executor]
+        assert batch is not None
+        live = [request for request in batch.requests if request.phase is Phase.RUNNING]
+        ended = self.scheduler.complete(executor, self.clock(), failed=failed)
+        if failed and len(batch.requests) > 1:
+            assert ended == []
+            assert all(r.phase is Phase.QUEUED and r.solo for r in live)
+        else:
+            assert ended == live
+        for request in ended:
+            self.end(request)
+
+    @rule(pick=st.integers(0, 10**6))
+    def cancel(self, pick: int) -> None:
+        live = [r for r in self.requests if r.phase in (Phase.QUEUED, Phase.RUNNING)]
+        if not live:
+            return
+        request = live[pick % len(live)]
+        batch = next(
+            (b for b in self.state.running.values() if b is not None and request in b.requests),
+            None,
+        )
+        others = batch is not None and any(
+            r is not request and r.phase is Phase.RUNNING for r in batch.requests
+        )
+        abandoned = self.scheduler.cancel(request)
+        assert abandoned is (None if others else batch)
+        self.end(request)
+
+    @rule()
+    def decide(self) -> None:
+        now = self.clock()
+        waiting = {r: r.key for r in self.requests if r.phase is Phase.QUEUED}
+        actions = self.scheduler.step(now)
+        self.check_wake(actions, now)
+        for action in actions:
+            if isinstance(action, Dispatch):
+                self.check_batch(action.batch, waiting, now)
+            elif isinstance(action, Drop):
+                assert action.why is Why.EXPIRED
+                assert action.request.deadline <= now
+                assert waiting.pop(action.request, None) is not None
+                self.end(action.request)
+        # Nothing is left to do at this instant: not an idle executor beside waiting work, nothing
+        # expired in a queue, and the same question has no new answer.
+        assert not (self.state.idle and self.state.queued_requests)
+        assert not [r for r in self.requests if r.phase is Phase.QUEUED and r.deadline <= now]
+        again = self.scheduler.step(now)
+        assert all(isinstance(action, WakeAt) for action in again)
+
+    def check_wake(self, actions: list[Action], now: float) -> None:
+        wakes = [action.time for action in actions if isinstance(action, WakeAt)]
+        assert len(wakes) <= 1
+        assert all(time > now for time in wakes)
+        deadlines = [r.deadline for r in self.requests if r.phase is Phase.QUEUED]
+        first = min(deadlines, default=math.inf)
+        assert not actions or first == math.inf or wakes == [first]
+        assert not any(isinstance(action, Reject) for action in actions)
+
+    def check_batch(self, batch: Batch, waiting: dict[Request, object], now: float) -> None:
+        for request in batch.requests:
+            assert waiting.pop(request, None) == batch.key
+            assert request.deadline > now
+            assert request.started == now
+        assert batch.requests
+        assert len(batch.requests) == 1 or batch.rows <= LIMITS.max_batch_rows
+        assert len(batch.requests) == 1 or not any(r.solo for r in batch.requests)
+        # Most urgent first: within the key all that stay are less urgent than all that go, and no
+        # other key had a more urgent head.
+        order = [(r.urgency, r.sequence) for r in batch.requests]
+        assert order == sorted(order)
+        for request, key in waiting.items():
+            rank = (request.urgency, request.sequence)
+            assert rank > order[-1] or (key != batch.key and rank > order[0])
+
+    # ---- what always holds
+
+    def end(self, request: Request) -> None:
+        self.ended[request] += 1
+
+    @invariant()
+    def every_request_ends_at_most_once_and_none_is_lost(self) -> None:
+        for request in getattr(self, "requests", ()):
+            assert self.ended[request] == (request.phase is Phase.ENDED)
+
+    @precondition(lambda self: hasattr(self, "state"))
+    @invariant()
+    def counts_are_true(self) -> None:
+        waiting = [r for r in self.requests if r.phase is Phase.QUEUED]
+        held = [r for queue in self.state.queues.values() for r in queue]
+        assert sorted(r.sequence for r in held) == sorted(r.sequence for r in waiting)
+        assert self.state.queued_requests == len(waiting)
+        assert self.state.queued_bytes == sum(r.nbytes for r in waiting)
+        assert self.state.queued_rows == sum(r.rows for r in waiting)
+        assert all(len(queue) for queue in self.state.queues.values())
+        # a failed batch comes back whole, whatever arrived while it ran
+        assert len(waiting) <= LIMITS.max_queued_requests + 3 * LIMITS.max_batch_rows
+
+    def teardown(self) -> None:
+        """Whatever happened, all ends once the executors work on."""
+        if not hasattr(self, "state"):
+            return
+        while any(r.phase is not Phase.ENDED for r in self.requests):
+            self.decide()
+            self.complete(0, failed=False)
+            self.clock.advance(0.001)
+        assert all(self.ended[r] == 1 for r in self.requests)
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)

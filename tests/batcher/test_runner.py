@@ -1,0 +1,217 @@
+"""The asyncio shell: futures end once, whoever leaves, fails or drains."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded
+from headrace.batcher.executor import Completion
+from headrace.batcher.observer import Observer
+from headrace.batcher.policy import WorkConserving
+from headrace.batcher.request import Batch, Reject, Request, Why
+from headrace.batcher.runner import Answer, Runner
+from headrace.batcher.state import Limits
+from headrace.batcher.testing import FakeExecutor, ManualClock
+
+
+class Log(Observer):
+    """Writes down every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def accepted(self, request: Request) -> None:
+        self.calls.append(("accepted", request.payload))
+
+    def rejected(self, refusal: Reject) -> None:
+        self.calls.append(("rejected", refusal.why))
+
+    def dropped(self, request: Request, why: Why, now: float) -> None:
+        self.calls.append(("dropped", (request.payload, why)))
+
+    def dispatched(self, batch: Batch) -> None:
+        self.calls.append(("dispatched", [r.payload for r in batch.requests]))
+
+    def completed(self, batch: Batch, completion: Completion, now: float) -> None:
+        self.calls.append(("completed", completion.error is None))
+
+    def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
+        self.calls.append(("answered", request.payload))
+
+    def failed(self, request: Request, now: float) -> None:
+        self.calls.append(("failed", request.payload))
+
+
+class Bench:
+    """A runner with one fake executor, a manual clock, and a log."""
+
+    def __init__(self, **limits: int) -> None:
+        self.clock = ManualClock()
+        self.executor = FakeExecutor()
+        self.log = Log()
+        self.runner = Runner(
+            [self.executor], WorkConserving(), Limits(**limits), self.clock, self.log
+        )
+
+    def submit(self, payload: object, deadline: float = math.inf) -> asyncio.Future[Answer]:
+        now = self.clock()
+        return self.runner.submit(Request("key", payload, now, deadline=now + deadline))
+
+
+async def settle() -> None:
+    """Lets the loop run what is scheduled: decisions, then the callbacks that they cause."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_says_how_it_came_about() -> None:
+    bench = Bench()
+    bench.submit("first")
+    await settle()
+    future = bench.submit("second")
+    bench.clock.advance(0.25)
+    bench.executor.finish()
+    await settle()
+    bench.clock.advance(0.5)
+    bench.executor.finish()
+    answer = await future
+    assert answer.result == "second"
+    assert answer.batch.rows == 1
+    assert answer.queue_seconds == pytest.approx(0.25)
+    assert answer.total_seconds == pytest.approx(0.75)
+
+
+async def test_a_burst_is_decided_once_and_goes_together() -> None:
+    bench = Bench(max_batch_rows=4)
+    futures = [bench.submit(n) for n in range(4)]
+    await settle()
+    assert [len(batch.requests) for batch in bench.executor.batches] == [4]
+    bench.executor.finish()
+    assert [(await future).result for future in futures] == [0, 1, 2, 3]
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    bench = Bench(max_queued_requests=1)
+    bench.submit("waits")
+    with pytest.raises(Overloaded, match="the limit is 1") as caught:
+        bench.submit("refused")
+    assert caught.value.retry_after > 0
+    assert bench.log.calls[-1] == ("rejected", Why.QUEUE_FULL)
+
+
+async def test_an_expired_request_is_told_and_never_run() -> None:
+    bench = Bench()
+    bench.submit("runs")
+    await settle()
+    late = bench.submit("late", deadline=0.01)
+    bench.clock.advance(0.02)
+    with pytest.raises(Expired, match=r"20\.0 ms in the queue"):
+        await late  # the timer fires by itself: nothing else happens
+    bench.executor.finish()
+    await settle()
+    assert len(bench.executor.batches) == 1
+    assert ("dropped", ("late", Why.EXPIRED)) in bench.log.calls
+
+
+async def test_a_cancelled_request_leaves_the_queue() -> None:
+    bench = Bench()
+    bench.submit("runs")
+    await settle()
+    gone, stays = bench.submit("gone"), bench.submit("stays")
+    gone.cancel()
+    await settle()
+    bench.executor.finish()
+    await settle()
+    bench.executor.finish()
+    assert (await stays).result == "stays"
+    assert [len(b.requests) for b in bench.executor.batches] == [1, 1]
+    assert ("dropped", ("gone", Why.CANCELLED)) in bench.log.calls
+
+
+async def test_a_batch_is_abandoned_only_when_every_member_has_left() -> None:
+    bench = Bench()
+    one, two = bench.submit(1), bench.submit(2)
+    await settle()
+    one.cancel()
+    await settle()
+    assert bench.executor.abandoned == []
+    two.cancel()
+    await settle()
+    assert bench.executor.abandoned == bench.executor.batches
+    bench.executor.fail(RuntimeError("terminated"))
+    await settle()
+    assert bench.runner.state.idle == ["fake"]
+
+
+async def test_cancelling_in_the_turn_of_the_completion_ends_once() -> None:
+    bench = Bench()
+    one, two = bench.submit(1), bench.submit(2)
+    await settle()
+    one.cancel()
+    bench.executor.finish()  # before the loop has run the cancelled future's callback
+    await settle()
+    assert (await two).result == 2
+    ends = [call for call in bench.log.calls if call[0] in ("answered", "dropped")]
+    assert sorted(ends) == [("answered", 2), ("dropped", (1, Why.CANCELLED))]
+
+
+async def test_a_failed_batch_is_retried_one_by_one() -> None:
+    bench = Bench()
+    good, bad = bench.submit("good"), bench.submit("bad")
+    await settle()
+    bench.executor.fail(RuntimeError("a row is bad"))
+    await settle()
+    bench.executor.finish()
+    await settle()
+    bench.executor.fail(RuntimeError("this row is bad"))
+    assert (await good).result == "good"
+    with pytest.raises(ExecutionFailed, match="this row is bad"):
+        await bad
+    assert ("failed", "bad") in bench.log.calls
+
+
+async def test_an_executor_that_miscounts_loses_nobody() -> None:
+    bench = Bench()
+    future = bench.submit("only")
+    await settle()
+    bench.executor.finish(results=[])
+    with pytest.raises(ExecutionFailed, match="0 results to 1 requests"):
+        await future
+
+
+async def test_draining_answers_what_was_accepted_and_refuses_the_rest() -> None:
+    bench = Bench(max_batch_rows=1)
+    accepted = [bench.submit(n) for n in range(3)]
+    drained = asyncio.ensure_future(bench.runner.drain())
+    await settle()
+    with pytest.raises(Draining):
+        bench.submit("new")
+    for _ in accepted:
+        assert not drained.done()
+        bench.executor.finish()
+        await settle()
+    await drained
+    assert [(await future).result for future in accepted] == [0, 1, 2]
+
+
+async def test_abort_ends_what_waits_with_an_error() -> None:
+    bench = Bench(max_batch_rows=1)
+    running, waiting = bench.submit("running"), bench.submit("waiting")
+    await settle()
+    bench.runner.abort()
+    with pytest.raises(Draining):
+        await waiting
+    bench.executor.finish()
+    assert (await running).result == "running"
+    await bench.runner.drain()
+
+
+async def test_an_idle_runner_drains_at_once() -> None:
+    await Bench().runner.drain()
+
+
+async def test_executors_need_different_names() -> None:
+    with pytest.raises(ValueError, match="different names"):
+        Runner([FakeExecutor(), FakeExecutor()], WorkConserving(), Limits(), ManualClock())
