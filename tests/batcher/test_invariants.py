@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from headrace.batcher.policy import WorkConserving
 from headrace.batcher.request import (
     Action,
@@ -20,9 +24,6 @@ from headrace.batcher.request import (
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Limits
 from headrace.batcher.testing import ManualClock
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 KEYS = ("a", "b", "c")
 LIMITS = Limits(max_batch_rows=4, max_queued_requests=12, max_queued_bytes=100)

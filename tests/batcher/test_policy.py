@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from headrace.batcher.policy import WorkConserving
 from headrace.batcher.request import PATIENCE, Batch, Dispatch, Drop, Reason, Request, WakeAt
 from headrace.batcher.scheduler import Scheduler

@@ -6,6 +6,7 @@ import asyncio
 import math
 
 import pytest
+
 from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded
 from headrace.batcher.executor import Completion
 from headrace.batcher.observer import Observer

@@ -18,7 +18,7 @@ class ServerError(Exception):
 
 
 class InvalidInput(ServerError):
-    """What the caller sent does not fit. The message names the field, what was expected, what came."""
+    """What came does not fit. The message names the field, what was expected, what was received."""
 
 
 class ModelNotFound(ServerError):

@@ -56,6 +56,8 @@ def build(
             ("grpc.max_send_message_length", -1),
             # Two servers on one port would take each other's calls unnoticed.
             ("grpc.so_reuseport", 0),
+            # gRPC's default of five minutes would cut off clients that watch quiet streams.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
     )
     server.add_generic_rpc_handlers(

@@ -1,0 +1,71 @@
+"""The Python client of Headrace, for any server of the Open Inference Protocol over gRPC.
+
+    from headrace.client import Client
+
+    with Client("127.0.0.1:8001") as client:
+        result = client.infer("model", {"x": array}, deadline=0.1)
+        print(result["y"])
+
+`AsyncClient` is the same with `await`.
+"""
+
+from headrace.client.aio import AsyncClient
+from headrace.client.channel import TLS, ChannelOptions
+from headrace.client.errors import (
+    BadResponse,
+    Cancelled,
+    DeadlineExceeded,
+    HeadraceError,
+    InferenceFailed,
+    InvalidInput,
+    ModelNotFound,
+    Overloaded,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from headrace.client.options import InferOptions
+from headrace.client.results import (
+    InferResult,
+    ModelIndex,
+    ModelMetadata,
+    ServerMetadata,
+    StreamAnswer,
+    StreamRequest,
+    TensorMetadata,
+)
+from headrace.client.retry import RetryPolicy
+from headrace.client.sample import random_inputs
+from headrace.client.sync import Client
+from headrace.client.tensors import Tensor
+
+__all__ = [
+    "TLS",
+    "AsyncClient",
+    "BadResponse",
+    "Cancelled",
+    "ChannelOptions",
+    "Client",
+    "DeadlineExceeded",
+    "HeadraceError",
+    "InferOptions",
+    "InferResult",
+    "InferenceFailed",
+    "InvalidInput",
+    "ModelIndex",
+    "ModelMetadata",
+    "ModelNotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "RetryPolicy",
+    "ServerMetadata",
+    "StreamAnswer",
+    "StreamRequest",
+    "Tensor",
+    "TensorMetadata",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "random_inputs",
+]

@@ -1,0 +1,103 @@
+"""How a client is connected: options of the channel, and what they mean to gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypedDict
+
+import grpc
+
+Secret = bytes | str | Path
+"""PEM data as bytes, or the path of a file that holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """An encrypted connection. `TLS()` checks the server against gRPC's own root certificates.
+
+    `root_certificates` replaces those. `client_key` and `client_certificate` go together, for a
+    server that asks its clients for a certificate (mTLS). `server_name` is the name expected in
+    the server's certificate when it is not that of the address. Each of the first three is PEM
+    data as bytes, or a path.
+    """
+
+    root_certificates: Secret | None = None
+    client_key: Secret | None = field(default=None, repr=False)
+    client_certificate: Secret | None = None
+    server_name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.client_key is None) != (self.client_certificate is None):
+            raise ValueError("client_key and client_certificate are given together or not at all")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files, if any. Raises OSError when one cannot be read."""
+        return grpc.ssl_channel_credentials(
+            _pem(self.root_certificates), _pem(self.client_key), _pem(self.client_certificate)
+        )
+
+
+def _pem(secret: Secret | None) -> bytes | None:
+    if secret is None or isinstance(secret, bytes):
+        return secret
+    return Path(secret).read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """Options of a connection. The defaults suit a server on the same machine.
+
+    tls: encrypt; None sends plain text.
+    max_message_bytes: the largest message in either direction; -1 for no limit.
+    keepalive_seconds: ping an open call this often, so that a long stream with pauses outlives the
+        idle limits of proxies, and a dead peer is noticed. None sends no pings. A server may
+        refuse pings that come more often than it allows (gRPC servers: every 300 s).
+    load_balancing: "pick_first" holds one connection; "round_robin" spreads calls over all the
+        addresses that the name resolves to, as a headless Kubernetes service's name does.
+    authority: the `:authority` header, where a proxy routes by it; empty derives it from the
+        address.
+    compression: of what is sent. Tensors rarely repay it.
+    arguments: further gRPC channel arguments by name; they win over those set here.
+    """
+
+    tls: TLS | None = None
+    max_message_bytes: int = -1
+    keepalive_seconds: float | None = None
+    load_balancing: Literal["pick_first", "round_robin"] = "pick_first"
+    authority: str = ""
+    compression: grpc.Compression | None = None
+    arguments: Mapping[str, str | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.keepalive_seconds is not None and self.keepalive_seconds <= 0:
+            raise ValueError(f"keepalive_seconds must be above 0, got {self.keepalive_seconds}")
+
+
+class ChannelSettings(TypedDict):
+    """The keywords that gRPC's sync and asyncio channels have in common."""
+
+    options: list[tuple[str, str | int]]
+    compression: grpc.Compression | None
+
+
+def settings(options: ChannelOptions) -> ChannelSettings:
+    """What to open a channel with, apart from address and credentials."""
+    balancing: dict[str, object] = {"loadBalancingConfig": [{options.load_balancing: {}}]}
+    arguments: dict[str, str | int] = {
+        "grpc.max_send_message_length": options.max_message_bytes,
+        "grpc.max_receive_message_length": options.max_message_bytes,
+        "grpc.service_config": json.dumps(balancing),
+    }
+    if options.keepalive_seconds is not None:
+        arguments["grpc.keepalive_time_ms"] = max(1, round(options.keepalive_seconds * 1000))
+        # Without this gRPC stops after two pings that no data follows: a paused stream's case.
+        arguments["grpc.http2.max_pings_without_data"] = 0
+    if options.authority:
+        arguments["grpc.default_authority"] = options.authority
+    if options.tls is not None and options.tls.server_name:
+        arguments["grpc.ssl_target_name_override"] = options.tls.server_name
+    arguments.update(options.arguments)
+    return ChannelSettings(options=list(arguments.items()), compression=options.compression)
