@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headrace.batcher.policy import WorkConserving
+from headrace.batcher.learned import Learned
+from headrace.batcher.policy import Policy, WorkConserving
 from headrace.batcher.request import (
     Action,
     Batch,
@@ -35,10 +37,13 @@ class Histories(RuleBasedStateMachine):
     `ended` counts how often each request came to an end, whatever the end was.
     """
 
+    policy: ClassVar[type[Policy]]
+
     @initialize(executors=st.integers(1, 3))
     def start(self, executors: int) -> None:
         self.clock = ManualClock()
-        self.scheduler = Scheduler([f"e{n}" for n in range(executors)], WorkConserving(), LIMITS)
+        kinds = {f"e{n}": "cpu" for n in range(executors)}
+        self.scheduler = Scheduler(kinds, self.policy(), LIMITS)
         self.state = self.scheduler.state
         self.requests: list[Request] = []
         self.ended: Counter[Request] = Counter()
@@ -75,7 +80,7 @@ class Histories(RuleBasedStateMachine):
             assert not full
             assert not heavy or self.state.queued_requests == 1
         else:
-            assert full or heavy
+            assert full or heavy or (refusal.why is Why.TOO_LATE and patience < math.inf)
             assert refusal.retry_after > 0
             self.end(request)
 
@@ -92,7 +97,8 @@ class Histories(RuleBasedStateMachine):
         batch = self.state.running[executor]
         assert batch is not None
         live = [request for request in batch.requests if request.phase is Phase.RUNNING]
-        ended = self.scheduler.complete(executor, self.clock(), failed=failed)
+        seconds = max(1e-4, self.clock() - batch.started)
+        ended = self.scheduler.complete(executor, seconds, failed=failed)
         if failed and len(batch.requests) > 1:
             assert ended == []
             assert all(r.phase is Phase.QUEUED and r.solo for r in live)
@@ -128,8 +134,12 @@ class Histories(RuleBasedStateMachine):
             if isinstance(action, Dispatch):
                 self.check_batch(action.batch, waiting, now)
             elif isinstance(action, Drop):
-                assert action.why is Why.EXPIRED
-                assert action.request.deadline <= now
+                if action.why is Why.OVERTAKEN:
+                    assert self.policy is Learned
+                    assert now < action.request.deadline < math.inf
+                else:
+                    assert action.why is Why.EXPIRED
+                    assert action.request.deadline <= now
                 assert waiting.pop(action.request, None) is not None
                 self.end(action.request)
         # Nothing is left to do at this instant: not an idle executor beside waiting work, nothing
@@ -198,5 +208,16 @@ class Histories(RuleBasedStateMachine):
         assert all(self.ended[r] == 1 for r in self.requests)
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+class WorkConservingHistories(Histories):
+    policy = WorkConserving
+
+
+class LearnedHistories(Histories):
+    policy = Learned
+
+
+_SETTINGS = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestWorkConserving = WorkConservingHistories.TestCase
+TestWorkConserving.settings = _SETTINGS
+TestLearned = LearnedHistories.TestCase
+TestLearned.settings = _SETTINGS

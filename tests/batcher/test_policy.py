@@ -13,8 +13,8 @@ from headrace.batcher.state import Limits
 
 
 def scheduler(executors: int = 1, cap: int = 4) -> Scheduler:
-    names = [f"e{n}" for n in range(executors)]
-    return Scheduler(names, WorkConserving(), Limits(max_batch_rows=cap))
+    kinds = {f"e{n}": "cpu" for n in range(executors)}
+    return Scheduler(kinds, WorkConserving(), Limits(max_batch_rows=cap))
 
 
 def request(key: str = "k", arrival: float = 0.0, **fields: object) -> Request:

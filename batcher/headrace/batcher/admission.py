@@ -2,39 +2,96 @@
 
 from __future__ import annotations
 
+import math
+
 from headrace.batcher.request import Reject, Request, Why
 from headrace.batcher.state import State
 
-# What a refused caller is told before any batch has run.
+# What a refused caller is told while nothing is known of costs.
 _UNKNOWN_WAIT = 0.1
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 30.0
 
 
 def admit(state: State, request: Request) -> Reject | None:
-    """None when `request` may wait, else why not and when to try again.
-
-    Deadlines are not looked at here: what is late already is dropped by the next decision.
-    """
+    """None when `request` may wait, else why not and when to try again."""
     limits = state.limits
     if state.queued_requests >= limits.max_queued_requests:
         message = (
             f"the queue is full: {state.queued_requests} requests wait, "
             f"the limit is {limits.max_queued_requests}"
         )
-        return Reject(request, Why.QUEUE_FULL, predicted_wait(state), message)
+        return _refuse(state, request, Why.QUEUE_FULL, message)
     total = state.queued_bytes + request.nbytes
     if state.queued_requests and total > limits.max_queued_bytes:
         message = (
             f"the queue is full: {state.queued_bytes} bytes wait and this request has "
             f"{request.nbytes}, the limit is {limits.max_queued_bytes}"
         )
-        return Reject(request, Why.QUEUE_BYTES, predicted_wait(state), message)
-    return None
+        return _refuse(state, request, Why.QUEUE_BYTES, message)
+    if request.deadline == math.inf:
+        return None
+    return _in_time(state, request)
 
 
-def predicted_wait(state: State) -> float:
-    """Seconds until all that waits now has been started, by the pace of recent batches."""
-    if state.seconds_per_row is None:
-        return _UNKNOWN_WAIT
-    wait = state.queued_rows * state.seconds_per_row / max(1, len(state.running))
-    return min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT)
+def _in_time(state: State, request: Request) -> Reject | None:
+    """Refuses what could not be in time if everything more urgent were served as fast as can be."""
+    now = request.arrival
+    wait = predicted_wait(state, now, request.urgency)
+    wait = min(wait, _wait_if_others_are_let_go(state, request))
+    alone = min(
+        (
+            table.seconds(min(request.rows, table.largest))
+            for table in (
+                state.table(executor, request.key, request.nbytes / request.rows)
+                for executor in state.kinds
+            )
+            if table.known
+        ),
+        default=0.0,
+    )
+    late = now + wait + alone - request.deadline
+    if late <= 0:
+        return None
+    message = (
+        f"the deadline cannot be met: it is {(request.deadline - now) * 1e3:.1f} ms away, the "
+        f"predicted wait is {wait * 1e3:.1f} ms and the run {alone * 1e3:.1f} ms"
+    )
+    retry_after = min(max(late, _SHORTEST_WAIT), _LONGEST_WAIT)
+    return Reject(request, Why.TOO_LATE, retry_after, message)
+
+
+def _wait_if_others_are_let_go(state: State, request: Request) -> float:
+    """In overload the policy passes over requests that a batch of the needed size cannot serve in
+    time, in favour of fresh ones such as this; only those between stand in its way."""
+    now, executor = request.arrival, next(iter(state.kinds))
+    queue = state.queues.get(request.key)
+    plan = state.table(executor, request.key, request.nbytes / request.rows).plan
+    demand = state.demands.of(request.key)
+    rate, executors = demand.rate(now), len(state.kinds)
+    if queue is None or plan is None or not plan.overloaded(rate, demand.patience, executors):
+        return math.inf
+    free = min(state.free_in(e, now) for e in state.kinds)
+    needed = plan.seconds[plan.needed(rate, demand.patience, executors)]
+    ahead = queue.rows_before(request.urgency) - queue.rows_before(now + free + needed)
+    return free + plan.serial(max(0, math.ceil(ahead))) / executors
+
+
+def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:
+    wait = predicted_wait(state, request.arrival) or _UNKNOWN_WAIT
+    return Reject(request, why, min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT), message)
+
+
+def predicted_wait(state: State, now: float, urgency: float = math.inf) -> float:
+    """Seconds until all that waits and is more urgent than `urgency` can have been started.
+
+    The shortest time: executors share the work evenly and run it in the best sizes. 0 where nothing
+    is known of costs.
+    """
+    executors = list(state.kinds)
+    work = sum(state.free_in(executor, now) for executor in executors)
+    for key, queue in state.queues.items():
+        rows = queue.rows_before(urgency)
+        plan = state.table(executors[0], key, queue.row_bytes).plan
+        if rows and plan is not None:
+            work += plan.serial(math.ceil(rows))
+    return work / len(executors)

@@ -24,6 +24,11 @@ class Completion:
     infer_seconds: float = 0.0
     output_seconds: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """The whole run."""
+        return self.input_seconds + self.infer_seconds + self.output_seconds
+
 
 class Executor(Protocol):
     """Runs one batch at a time."""
@@ -31,6 +36,10 @@ class Executor(Protocol):
     @property
     def name(self) -> str:
         """Unique within a runner."""
+
+    @property
+    def kind(self) -> str:
+        """Executors of one kind are equally fast, as far as is known."""
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
         """Begins to run `batch` and returns at once.

@@ -30,32 +30,26 @@ class WorkConserving:
     """An idle executor takes the most urgent compatible group, as much of it as the cap allows.
 
     When several executors are idle they share the group, so that none waits for a batch that
-    another could have halved. It never waits for company: requests gather while executors are busy.
+    another could have halved. It knows nothing of costs, and never waits for company: requests
+    gather while executors are busy.
     """
 
     def decide(self, state: State, now: float) -> Sequence[Action]:
         drops = [Drop(request, Why.EXPIRED) for request in state.expired(now)]
         if drops:
             return drops
-        idle = state.idle
-        if idle and state.queues:
-            return (Dispatch(self._close(state, idle, now)),)
-        deadline = state.next_deadline()
-        return () if deadline is None else (WakeAt(deadline),)
-
-    def _close(self, state: State, idle: list[str], now: float) -> Batch:
-        key, queue = min(state.queues.items(), key=_urgency_of_head)
-        cap = state.limits.max_batch_rows
-        share = -(-queue.rows // len(idle))
-        requests = _head_of(queue, min(cap, share))
-        if requests[0].solo:
-            reason = Reason.SOLO
-        elif len(requests) == len(queue):
-            reason = Reason.EXECUTOR_IDLE
-        else:
+        if state.idle and state.queues:
+            key, queue = most_urgent(state)
+            idle, cap = state.idle, state.limits.max_batch_rows
+            share = -(-queue.rows // len(idle))
             reason = Reason.FULL if cap <= share else Reason.SHARED
-        left = state.queued_requests - len(requests)
-        return Batch(key, requests, idle[0], reason, now, left)
+            return (Dispatch(close(state, key, idle[0], min(cap, share), reason, now)),)
+        return wake(state)
+
+
+def most_urgent(state: State) -> tuple[Hashable, Queue]:
+    """The key whose head is the most urgent of all, and its queue."""
+    return min(state.queues.items(), key=_urgency_of_head)
 
 
 def _urgency_of_head(item: tuple[Hashable, Queue]) -> tuple[float, int]:
@@ -63,15 +57,35 @@ def _urgency_of_head(item: tuple[Hashable, Queue]) -> tuple[float, int]:
     return head.urgency, head.sequence
 
 
-def _head_of(queue: Queue, cap: int) -> list[Request]:
-    """The most urgent requests that fit in `cap` rows together; at least the first."""
-    chosen: list[Request] = []
-    rows = 0
+def wake(state: State) -> Sequence[WakeAt]:
+    """When there is something to decide even if nothing happens: at the next deadline."""
+    deadline = state.next_deadline()
+    return () if deadline is None else (WakeAt(deadline),)
+
+
+def close(
+    state: State, key: Hashable, executor: str, rows: int, reason: Reason, now: float
+) -> Batch:
+    """A batch of the head of `key`'s queue, of at most `rows` rows but at least one request.
+
+    `reason` tells why it is not larger, where more wait.
+    """
+    queue = state.queues[key]
+    requests: list[Request] = []
+    taken = 0
     for request in queue:
-        rows += request.rows
-        if chosen and (rows > cap or request.solo):
+        taken += request.rows
+        if requests and (taken > rows or request.solo):
             break
-        chosen.append(request)
+        requests.append(request)
         if request.solo:
             break
-    return chosen
+    if requests[0].solo:
+        reason = Reason.SOLO
+    elif len(requests) == len(queue):
+        reason = Reason.EXECUTOR_IDLE
+    batch = Batch(key, requests, executor, reason, now, state.queued_requests - len(requests))
+    table = state.table(executor, key, queue.row_bytes)
+    if table.known:
+        batch.expected = table.seconds(batch.rows)
+    return batch

@@ -38,6 +38,19 @@ class Queue:
         """The most urgent request. Raises IndexError when the queue is empty."""
         return self._entries[0][2]
 
+    @property
+    def row_bytes(self) -> float:
+        """Bytes of a row, as the most urgent request has them."""
+        head = self.head
+        return head.nbytes / head.rows
+
+    def rows_before(self, urgency: float) -> float:
+        """About how many rows are more urgent than `urgency`."""
+        if not self._entries:
+            return 0.0
+        ahead = bisect_left(self._entries, urgency, key=lambda entry: entry[0])
+        return self.rows * ahead / len(self._entries)
+
     def add(self, request: Request) -> None:
         entry = (request.urgency, request.sequence, request)
         if self._entries and entry < self._entries[-1]:

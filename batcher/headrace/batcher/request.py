@@ -64,7 +64,9 @@ class Reason(enum.Enum):
 
     FULL = "full"
     EXECUTOR_IDLE = "executor idle"
-    SHARED = "shared among idle executors"
+    SHARED = "shared among executors"
+    NO_GAIN = "no gain in a larger batch"
+    DEADLINE = "deadline"
     SOLO = "solo"
 
 
@@ -73,7 +75,8 @@ class Batch:
     """Requests of one key that run together, in order, on one executor.
 
     `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
-    it explains the size. `live` counts the members whose callers still wait.
+    it explains the size. `expected` is the predicted time of the run in seconds, nan where nothing
+    is known. `live` counts the members whose callers still wait.
     """
 
     key: Hashable
@@ -82,6 +85,7 @@ class Batch:
     reason: Reason
     started: float
     waiting: int = 0
+    expected: float = math.nan
     rows: int = field(init=False)
     live: int = field(init=False)
 
@@ -95,7 +99,9 @@ class Why(enum.Enum):
 
     QUEUE_FULL = "queue full"
     QUEUE_BYTES = "queue bytes"
+    TOO_LATE = "predicted to miss its deadline"
     EXPIRED = "deadline passed in the queue"
+    OVERTAKEN = "could no longer meet its deadline"
     CANCELLED = "cancelled"
     DRAINING = "draining"
 

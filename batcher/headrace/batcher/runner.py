@@ -51,7 +51,8 @@ class Runner:
         self._executors = {executor.name: executor for executor in executors}
         if len(self._executors) != len(executors) or not executors:
             raise ValueError("a runner needs executors with different names")
-        self._scheduler = Scheduler(self._executors, policy, limits)
+        kinds = {executor.name: executor.kind for executor in executors}
+        self._scheduler = Scheduler(kinds, policy, limits)
         self._clock = clock
         self._observer = observer or Observer()
         self._futures: dict[Request, asyncio.Future[Answer]] = {}
@@ -140,7 +141,7 @@ class Runner:
             error = RuntimeError(f"the executor gave {received} results to {expected} requests")
             completion = Completion(error=error)
         failed = completion.error is not None
-        ended = self._scheduler.complete(batch.executor, now, failed=failed)
+        ended = self._scheduler.complete(batch.executor, completion.seconds, failed=failed)
         self._observer.completed(batch, completion, now)
         results = dict(zip(batch.requests, completion.results, strict=False))
         for request in ended:
@@ -176,6 +177,12 @@ class Runner:
         if why is Why.EXPIRED:
             waited = now - request.arrival
             message = f"the deadline passed after {waited * 1e3:.1f} ms in the queue"
+            future.set_exception(Expired(message))
+        elif why is Why.OVERTAKEN:
+            waited = now - request.arrival
+            message = (
+                f"after {waited * 1e3:.1f} ms in the queue the deadline cannot be met any more"
+            )
             future.set_exception(Expired(message))
         else:
             future.set_exception(Draining("the server is shutting down"))

@@ -9,7 +9,7 @@ stands still.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from headrace.batcher.admission import admit
 from headrace.batcher.policy import Policy
@@ -27,15 +27,19 @@ from headrace.batcher.state import Limits, State
 
 
 class Scheduler:
-    """One set of executors, the queues before them, and the policy between."""
+    """One set of executors, the queues before them, and the policy between.
 
-    def __init__(self, executors: Iterable[str], policy: Policy, limits: Limits) -> None:
-        self.state = State(executors, limits)
+    `kinds` names each executor and its kind.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], policy: Policy, limits: Limits) -> None:
+        self.state = State(kinds, limits)
         self._policy = policy
 
     def submit(self, request: Request) -> Reject | None:
         """Lets `request` wait, or says why it may not."""
         refusal = admit(self.state, request)
+        self.state.demands.arrived(request)
         if refusal is None:
             self.state.enqueue(request)
         else:
@@ -57,13 +61,16 @@ class Scheduler:
                     return batch if batch.live == 0 else None
         return None
 
-    def complete(self, executor: str, now: float, *, failed: bool = False) -> list[Request]:
-        """Frees `executor`. Returns the members that end with this run.
+    def complete(self, executor: str, seconds: float, *, failed: bool = False) -> list[Request]:
+        """Frees `executor`, whose run took `seconds`. Returns the members that end with this run.
 
         Those are the members whose callers still wait, unless a batch of several has failed: then
         they wait again, each to be run alone, and nothing ends.
         """
-        batch = self.state.finish(executor, now)
+        batch = self.state.finish(executor)
+        if not failed:
+            row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
+            self.state.table(executor, batch.key, row_bytes).observe(batch.rows, seconds)
         members = [request for request in batch.requests if request.phase is Phase.RUNNING]
         if failed and len(batch.requests) > 1:
             for request in members:

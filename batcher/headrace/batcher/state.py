@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Iterator
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
+from headrace.batcher.cost import CostModel, CostTable
+from headrace.batcher.demand import Demands
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Batch, Phase, Request
-
-# How much the newest batch moves the moving average of the time per row.
-_SMOOTHING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,21 @@ class Limits:
 
 
 class State:
-    """The waiting and the running of one runner. Changes are made by the scheduler alone."""
+    """The waiting and the running of one runner. Changes are made by the scheduler alone.
 
-    def __init__(self, executors: Iterable[str], limits: Limits) -> None:
+    `kinds` names each executor's kind: those of one kind are taken to be equally fast, and learn
+    from each other.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], limits: Limits) -> None:
         self.limits = limits
+        self.kinds = kinds
+        self.cost = CostModel(limits.max_batch_rows)
+        self.demands = Demands()
         self.queues: dict[Hashable, Queue] = {}
-        self.running: dict[str, Batch | None] = dict.fromkeys(executors)
+        self.running: dict[str, Batch | None] = dict.fromkeys(kinds)
         self.queued_requests = 0
         self.queued_bytes = 0
-        self.seconds_per_row: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
 
     def __repr__(self) -> str:
@@ -60,6 +66,17 @@ class State:
     @property
     def queued_rows(self) -> int:
         return sum(queue.rows for queue in self.queues.values())
+
+    def table(self, executor: str, key: Hashable, row_bytes: float) -> CostTable:
+        """What batches of `key` cost on `executor`."""
+        return self.cost.table(self.kinds[executor], key, row_bytes)
+
+    def free_in(self, executor: str, now: float) -> float:
+        """Seconds until `executor` is expected to be free; 0 when it is idle or overdue."""
+        batch = self.running[executor]
+        if batch is None or batch.expected != batch.expected:
+            return 0.0
+        return max(0.0, batch.started + batch.expected - now)
 
     def expired(self, now: float) -> Iterator[Request]:
         """The waiting requests whose deadline is `now` or earlier."""
@@ -87,7 +104,7 @@ class State:
         request.phase = Phase.QUEUED
         self.queued_requests += 1
         self.queued_bytes += request.nbytes
-        if request.deadline != float("inf"):
+        if request.deadline != math.inf:
             heapq.heappush(self._deadlines, (request.deadline, request.sequence, request))
 
     def withdraw(self, request: Request) -> None:
@@ -107,16 +124,12 @@ class State:
         self._left(queue, batch.requests)
         self.running[batch.executor] = batch
 
-    def finish(self, executor: str, now: float) -> Batch:
+    def finish(self, executor: str) -> Batch:
         """Frees `executor`. Raises KeyError when it ran nothing."""
         batch = self.running[executor]
         if batch is None:
             raise KeyError(executor)
         self.running[executor] = None
-        pace = (now - batch.started) / batch.rows
-        if self.seconds_per_row is None:
-            self.seconds_per_row = pace
-        self.seconds_per_row += _SMOOTHING * (pace - self.seconds_per_row)
         return batch
 
     def _left(self, queue: Queue, requests: list[Request]) -> None:

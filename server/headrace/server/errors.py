@@ -75,6 +75,7 @@ TABLE: dict[type[Exception], Row] = {
 }
 
 DOMAIN = "headrace"
+_LONGEST_MESSAGE = 1500
 
 
 def row_of(error: Exception) -> Row:
@@ -90,10 +91,19 @@ def retry_after(error: Exception) -> float | None:
     return error.retry_after if isinstance(error, batcher.Overloaded) else None
 
 
+def message_of(error: Exception) -> str:
+    """What callers are told, cut to what fits where gRPC carries status messages: a trailer of 8 KB
+    in which it stands twice, once with up to three bytes for each of its own."""
+    text = (str(error) or type(error).__name__).encode()
+    if len(text) <= _LONGEST_MESSAGE:
+        return text.decode()
+    return text[:_LONGEST_MESSAGE].decode(errors="ignore") + "..."
+
+
 def rich_status(error: Exception) -> status_pb2.Status:
     """`error` as google.rpc.Status, with ErrorInfo and, where it helps, RetryInfo."""
     row = row_of(error)
-    status = status_pb2.Status(code=code_pb2.Code.Value(row.code.name), message=str(error))
+    status = status_pb2.Status(code=code_pb2.Code.Value(row.code.name), message=message_of(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN))
     wait = retry_after(error)
     if wait is not None:

@@ -21,6 +21,8 @@ from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
 
 _LOWEST_PRIORITY = 100
+# Rows that hold nothing cost no bytes: their number is the caller's word alone, and is counted.
+_MOST_ROWS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,7 @@ async def infer(registry: Registry, request: InferenceRequest) -> InferenceResul
     key = work.key
     assert isinstance(key, Key)
     specs = [model.outputs[name] for name in key.outputs]
-    shaped = [
-        _shape_output(model, spec, array) for spec, array in zip(specs, answer.result, strict=True)
-    ]
+    shaped = [_shape_output(spec, array) for spec, array in zip(specs, answer.result, strict=True)]
     return InferenceResult(model, list(zip(specs, shaped, strict=True)), answer)
 
 
@@ -88,7 +88,7 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     for spec, tensor in inputs:
         _check_tensor(model, spec, tensor)
     rows = _rows(model, inputs)
-    arrays = [_for_session(model, spec, tensor, rows) for spec, tensor in inputs]
+    arrays = [_for_session(model, spec, tensor) for spec, tensor in inputs]
     # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
     # of no rows none to be found again.
     solo = not model.spec.batched or rows == 0 or any(spec.optional for spec, _ in inputs)
@@ -97,7 +97,7 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         payload=Payload(arrays),
         arrival=request.arrival,
         rows=max(1, rows),
-        nbytes=sum(array.nbytes for array in arrays),
+        nbytes=sum(_nbytes(tensor.array) for _, tensor in inputs),
         deadline=deadline,
         priority=min(request.priority or model.options.default_priority or 1, _LOWEST_PRIORITY),
         solo=solo,
@@ -177,22 +177,35 @@ def _rows(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) 
                 f"input '{name}' of model '{model.spec.name}': expected {rows} rows, as input "
                 f"'{first}' has, got {count}"
             )
-    limit = model.spec.row_limit
-    if limit is not None and rows > limit:
+    limit = model.spec.row_limit or _MOST_ROWS
+    if rows > limit:
+        named = " (max_batch_size)" if model.spec.row_limit else ""
         raise InvalidInput(
-            f"model '{model.spec.name}': expected at most {limit} rows (max_batch_size), got {rows}"
+            f"model '{model.spec.name}': expected at most {limit} rows{named}, got {rows}"
         )
     return rows
 
 
-def _for_session(model: ServedModel, spec: TensorSpec, tensor: InputTensor, rows: int) -> Array:
+def _nbytes(array: Array) -> int:
+    """What `array` holds in memory. NumPy counts only the pointers to strings."""
+    strings = sum(map(len, array.ravel())) if array.dtype == object else 0
+    return array.nbytes + strings
+
+
+def _for_session(model: ServedModel, spec: TensorSpec, tensor: InputTensor) -> Array:
     array = tensor.array
     if spec.datatype == "BYTES":
         array = _decode_strings(model, spec, array)
-    if spec.model_shape is not None:
-        lead = (rows,) if model.spec.batched else ()
-        array = array.reshape((*lead, *spec.model_shape))
-    return array
+    if spec.model_shape is None:
+        return array
+    lead = array.shape[:1] if spec.rows_lead else ()
+    try:
+        return array.reshape((*lead, *spec.model_shape))
+    except ValueError:
+        raise InvalidInput(
+            f"input '{spec.name}' of model '{model.spec.name}': expected elements that the model "
+            f"reshapes to {[*lead, *spec.model_shape]}, got shape {list(array.shape)}"
+        ) from None
 
 
 def _decode_strings(model: ServedModel, spec: TensorSpec, array: Array) -> Array:
@@ -209,9 +222,9 @@ def _decode_strings(model: ServedModel, spec: TensorSpec, array: Array) -> Array
     return out.reshape(array.shape)
 
 
-def _shape_output(model: ServedModel, spec: TensorSpec, array: Array) -> Array:
+def _shape_output(spec: TensorSpec, array: Array) -> Array:
     if spec.model_shape is None:
         return array
-    if model.spec.batched:
+    if spec.rows_lead:
         return array.reshape((len(array), *spec.shape[1:]))
     return array.reshape(spec.shape)

@@ -63,7 +63,9 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
     # Threads that spin while they wait take the core from the executor beside them.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    settings.log_severity_level = 3
+    # What fails is raised too; ONNX Runtime's own lines would come between ours, uncaught by any
+    # handler, one for each failing or cancelled run.
+    settings.log_severity_level = 4
     try:
         session = ort.InferenceSession(str(path), settings, providers=_providers(options))
     except Exception as error:

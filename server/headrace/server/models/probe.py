@@ -23,7 +23,7 @@ ROWS = 3
 # relative to the size of the output's values, is another answer.
 TOLERANCE = {"FP16": 2e-2, "BF16": 5e-2, "FP32": 1e-3, "FP64": 1e-6}
 # Sizes tried for dimensions that vary, until the model accepts one.
-_VARIABLE = (8, 32, 64, 1, 256)
+VARIABLE = (8, 32, 64, 1, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def probe(spec: ModelSpec, session: ort.InferenceSession) -> Verdict:
     A model that refuses every synthetic input cannot be judged, and is not to be batched either.
     """
     error: Exception | None = None
-    for variable in _VARIABLE:
+    for variable in VARIABLE:
         try:
             return _compare(spec, session, variable)
         except Exception as caught:  # noqa: BLE001 (ONNX Runtime's exceptions share no base class)

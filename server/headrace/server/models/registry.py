@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 
 from headrace.server.errors import (
@@ -51,6 +51,7 @@ class Registry:
         self._provider = provider
         self._entries: dict[str, dict[str, Entry]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._loading: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self.listener = ModelListener()
 
@@ -116,8 +117,12 @@ class Registry:
         """Loads or reloads `name` from disk; `config` (ModelConfig as JSON) replaces its own.
 
         The old versions serve until the new ones do; what they accepted is answered. Raises
-        ModelNotFound, LoadFailed; after a failed reload the old versions serve on.
+        ModelNotFound, LoadFailed; after a failed reload the old versions serve on. A caller who
+        leaves does not stop it half-way.
         """
+        await self._finish(self._load(name, config), self._loading)
+
+    async def _load(self, name: str, config: str | None) -> None:
         source = self._catalogue.sources().get(name)
         if source is None:
             raise ModelNotFound(f"the repository has no model '{name}'")
@@ -129,24 +134,33 @@ class Registry:
                 if not chosen:
                     raise LoadFailed(f"no version satisfies version_policy: {sorted(files)} exist")
             except LoadFailed as error:
-                self._note_failure(name, "", error)
+                await self._note_failure(name, "", error)
                 raise
             _warn_not_honoured(name, options)
             fresh = await self._load_versions(name, {str(v): files[v] for v in chosen}, options)
             await self._replace(name, fresh)
 
+    def _finish(
+        self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]
+    ) -> asyncio.Future[None]:
+        """Runs `work` to its end, whether or not somebody waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return asyncio.shield(task)
+
     async def _load_versions(
         self, name: str, files: dict[str, pathlib.Path], options: ModelOptions
     ) -> dict[str, Entry]:
         fresh: dict[str, Entry] = {}
+        current = self._entries.setdefault(name, {})
         for version, path in files.items():
-            current = self._entries.setdefault(name, {})
-            if version not in current:
+            if version not in current or current[version].model is None:
                 current[version] = Entry(name, version, LOADING)
             try:
                 model = await served.load(name, version, path, options, self._provider)
             except LoadFailed as error:
-                self._note_failure(name, version, error)
+                await self._note_failure(name, version, error)
                 for entry in fresh.values():
                     self._retire(entry)
                 raise
@@ -154,13 +168,20 @@ class Registry:
             _log_loaded(model)
         return fresh
 
-    def _note_failure(self, name: str, version: str, error: LoadFailed) -> None:
+    async def _note_failure(self, name: str, version: str, error: LoadFailed) -> None:
         current = self._entries.setdefault(name, {})
+        loading = [v for v, entry in current.items() if entry.state == LOADING]
         if any(entry.model is not None for entry in current.values()):
-            return  # the old versions serve on
+            for other in loading:  # the old versions serve on
+                del current[other]
+            return
+        for other in loading:
+            reason = f"version {version} failed to load"
+            current[other] = Entry(name, other, UNAVAILABLE, reason)
         if version:
             current.pop("", None)
         current[version] = Entry(name, version, UNAVAILABLE, str(error))
+        await self.listener.set_model(name, False)
 
     async def _replace(self, name: str, fresh: dict[str, Entry]) -> None:
         old = self._entries.get(name, {})
@@ -172,8 +193,11 @@ class Registry:
     async def unload(self, name: str) -> None:
         """Stops to serve `name` and returns when all it accepted is answered.
 
-        Raises ModelNotFound when it is not loaded.
+        Raises ModelNotFound when it is not loaded. A caller who leaves does not stop it half-way.
         """
+        await self._finish(self._unload(name), self._closing)
+
+    async def _unload(self, name: str) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
             entries = self._entries.get(name)
             if entries is None:
@@ -195,15 +219,14 @@ class Registry:
         """Closes an entry's model in the background: it answers what it has accepted."""
         if entry.model is None:
             return
-        task = asyncio.get_running_loop().create_task(entry.model.close())
+        self._finish(entry.model.close(), self._closing)
         entry.model = None
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
     async def drain(self) -> None:
         """Returns when everything that was accepted is answered. Takes no more work."""
         models = self.ready_models()
-        await asyncio.gather(*(model.close() for model in models), *self._closing)
+        closing = [*(model.close() for model in models), *self._closing]
+        await asyncio.gather(*closing, return_exceptions=True)
 
     def abort(self) -> None:
         """Ends what still waits, with an error."""

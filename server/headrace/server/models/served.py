@@ -6,11 +6,12 @@ import asyncio
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnxruntime as ort
 
-from headrace.batcher.policy import WorkConserving
+from headrace.batcher.cost import CostTable
+from headrace.batcher.learned import Learned
 from headrace.batcher.runner import Runner
 from headrace.batcher.state import Limits
 from headrace.server.errors import LoadFailed
@@ -19,12 +20,12 @@ from headrace.server.executors.onnx import OnnxExecutor
 from headrace.server.executors.session import Provider, SessionOptions, open_session, resolve
 from headrace.server.models.options import ModelOptions
 from headrace.server.models.probe import Verdict, probe
+from headrace.server.models.profile import Profile, profile
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
 
-# Measured on CPUs, most models lose per row beyond a batch of 8, and none measured gains much
-# (docs/decisions/0004-defaults-before-the-plan.md). A GPU is rarely full before 64.
-DEFAULT_MAX_BATCH = {Provider.CPU: 8, Provider.CUDA: 64}
+# Bounds only: the size of each batch is chosen by what the model was measured to cost.
+DEFAULT_MAX_BATCH = {Provider.CPU: 64, Provider.CUDA: 128}
 _MOST_INSTANCES = 8
 
 
@@ -50,34 +51,47 @@ def make_plan(options: ModelOptions, preferred: Provider) -> Plan:
     return Plan(session, instances)
 
 
-class ServedModel:
-    """One version of a model, ready to run. Build it with `load`."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening and examining a model's file gives; `sessions` has one for each executor."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        options: ModelOptions,
-        plan: Plan,
-        verdict: Verdict,
-        executors: Sequence[OnnxExecutor],
-        labels: Mapping[str, Sequence[str]],
-    ) -> None:
-        self.spec = spec
+    spec: ModelSpec
+    sessions: Sequence[ort.InferenceSession]
+    verdict: Verdict
+    profile: Profile
+    labels: Mapping[str, Sequence[str]]
+
+
+class ServedModel:
+    """One version of a model, ready to run. Build it with `load`, inside the event loop."""
+
+    def __init__(self, opened: Opened, options: ModelOptions, plan: Plan) -> None:
+        self.spec = spec = opened.spec
         self.options = options
         self.plan = plan
-        self.verdict = verdict
-        self.labels = labels
+        self.verdict = opened.verdict
+        self.labels = opened.labels
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
         self.statistics = ModelStatistics()
-        self._executors = executors
+        kind, loop = plan.session.provider.value, asyncio.get_running_loop()
+        self._executors = [
+            OnnxExecutor(f"{spec.name}/{spec.version}/{kind}{number}", kind, session, loop)
+            for number, session in enumerate(opened.sessions)
+        ]
         limits = Limits(max_batch_rows=spec.max_batch_size)
         if options.max_queued_requests:
-            limits = Limits(spec.max_batch_size, options.max_queued_requests)
-        self.runner = Runner(executors, WorkConserving(), limits, time.monotonic, self.statistics)
+            limits = replace(limits, max_queued_requests=options.max_queued_requests)
+        self.runner = Runner(self._executors, Learned(), limits, time.monotonic, self.statistics)
+        for rows, seconds in opened.profile.runs:
+            self._profiled(opened.profile).observe(rows, seconds)
 
     def __repr__(self) -> str:
         return f"<ServedModel: {self.spec.name} version {self.spec.version}, {self.runner!r}>"
+
+    def _profiled(self, profile: Profile) -> CostTable:
+        executor = self._executors[0].name
+        return self.runner.state.table(executor, profile.key, profile.row_bytes)
 
     async def close(self) -> None:
         """Answers what was accepted, then lets go of threads and sessions."""
@@ -89,22 +103,19 @@ class ServedModel:
 async def load(
     name: str, version: str, path: pathlib.Path, options: ModelOptions, preferred: Provider
 ) -> ServedModel:
-    """Opens, checks and starts a model. Raises LoadFailed."""
+    """Opens, examines and starts a model. Raises LoadFailed."""
     plan = make_plan(options, preferred)
-    sessions, spec, verdict = await asyncio.to_thread(_open, name, version, path, options, plan)
-    labels = await asyncio.to_thread(_read_labels, path, options)
-    loop = asyncio.get_running_loop()
-    kind = plan.session.provider.value
-    executors = [
-        OnnxExecutor(f"{name}/{version}/{kind}{number}", session, loop)
-        for number, session in enumerate(sessions)
-    ]
-    return ServedModel(spec, options, plan, verdict, executors, labels)
+    opened = await asyncio.to_thread(examine, name, version, path, options, plan)
+    return ServedModel(opened, options, plan)
 
 
-def _open(
+def examine(
     name: str, version: str, path: pathlib.Path, options: ModelOptions, plan: Plan
-) -> tuple[list[ort.InferenceSession], ModelSpec, Verdict]:
+) -> Opened:
+    """Opens the model, probes whether it may be batched, and measures what batches cost.
+
+    Blocks for as long as that takes. Raises LoadFailed.
+    """
     first = open_session(path, plan.session)
     spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.session.provider])
     verdict = probe(spec, first) if spec.batched and spec.max_batch_size > 1 else Verdict()
@@ -116,7 +127,7 @@ def _open(
     for _ in range(plan.instances - 1):
         shared = plan.session.intra_op_threads == 1 and plan.session.provider is Provider.CPU
         sessions.append(first if shared else open_session(path, plan.session))
-    return sessions, spec, verdict
+    return Opened(spec, sessions, verdict, profile(spec, first), _read_labels(path, options))
 
 
 def _read_labels(path: pathlib.Path, options: ModelOptions) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,8 +41,8 @@ class TensorSpec:
 
     shape: -1 for a dimension that varies; includes the batch dimension. symbols: the graph's own
     name of each dimension, empty where it has none. model_shape: what the graph itself wants, where
-    the configuration reshapes; without the batch dimension when the model is batched.
-    optional: the graph has a default for it.
+    the configuration reshapes. rows_lead: whether the first dimension counts rows, which
+    model_shape then leaves out. optional: the graph has a default for it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TensorSpec:
     symbols: tuple[str, ...]
     optional: bool = False
     model_shape: tuple[int, ...] | None = None
+    rows_lead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +195,30 @@ def _declared(spec: TensorSpec, declared: Sequence[TensorDeclaration], batched: 
     lead = (-1,) if batched and not spec.optional else ()
     shape = (*lead, *tensor.dims)
     if tensor.reshape is not None:
-        inner = spec.shape[1:] if lead else spec.shape
-        _check_dims(spec.name, "reshape", tensor.reshape, inner)
-        return replace(spec, shape=shape, symbols=("",) * len(shape), model_shape=tensor.reshape)
-    _check_dims(spec.name, "dims", shape, spec.shape)
-    return replace(spec, shape=shape)
+        inner = _narrow(spec.name, "reshape", tensor.reshape, spec.shape[len(lead) :])
+        _check_elements(spec.name, tensor.dims, inner)
+        return replace(
+            spec,
+            shape=shape,
+            symbols=("",) * len(shape),
+            model_shape=inner,
+            rows_lead=bool(lead),
+        )
+    return replace(spec, shape=_narrow(spec.name, "dims", shape, spec.shape))
 
 
-def _check_dims(name: str, what: str, declared: Sequence[int], actual: Sequence[int]) -> None:
+def _check_elements(name: str, dims: Sequence[int], reshape: Sequence[int]) -> None:
+    if -1 not in (*dims, *reshape) and math.prod(dims) != math.prod(reshape):
+        raise LoadFailed(
+            f"the configuration does not fit the model: dims {list(dims)} of '{name}' hold "
+            f"{math.prod(dims)} elements, their reshape {list(reshape)} holds {math.prod(reshape)}"
+        )
+
+
+def _narrow(
+    name: str, what: str, declared: Sequence[int], actual: Sequence[int]
+) -> tuple[int, ...]:
+    """`declared`, its open dimensions closed where the graph's are. Raises LoadFailed."""
     fits = len(declared) == len(actual) and all(
         a in (-1, d) or d == -1 for d, a in zip(declared, actual, strict=True)
     )
@@ -209,3 +227,4 @@ def _check_dims(name: str, what: str, declared: Sequence[int], actual: Sequence[
             f"the configuration does not fit the model: {what} of '{name}' are {list(declared)}, "
             f"the model's are {list(actual)}"
         )
+    return tuple(a if d == -1 else d for d, a in zip(declared, actual, strict=True))

@@ -13,6 +13,7 @@ from headrace.inference.tensors import (
     Array,
     decode_contents,
     decode_raw,
+    element_count,
     encode_raw,
 )
 from headrace.inference.v2 import grpc_service_pb2 as pb
@@ -156,7 +157,8 @@ def _classify(
     values = array
     if tensor.datatype == "BF16":
         values = (array.astype("<u4") << 16).view("<f4")
-    rows = values.reshape(len(values), -1) if batched else values.reshape(1, -1)
+    # Not -1: NumPy cannot tell how long the rows of an empty array are.
+    rows = values.reshape(len(values) if batched else 1, element_count(values.shape[batched:]))
     count = min(count, rows.shape[1])
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     out = np.empty(best.shape, dtype=object)
@@ -170,12 +172,14 @@ def _classify(
 def _explain(response: pb.ModelInferResponse, result: InferenceResult) -> None:
     answer = result.answer
     batch, took = answer.batch, answer.completion
-    compute = took.input_seconds + took.infer_seconds + took.output_seconds
+    compute = took.seconds
     values = response.parameters
     values["headrace_batch_size"].int64_param = batch.rows
     values["headrace_batch_requests"].int64_param = len(batch.requests)
     values["headrace_left_waiting"].int64_param = batch.waiting
     values["headrace_queue_us"].int64_param = int(answer.queue_seconds * 1e6)
     values["headrace_compute_us"].int64_param = int(compute * 1e6)
+    if not math.isnan(batch.expected):
+        values["headrace_expected_us"].int64_param = int(batch.expected * 1e6)
     values["headrace_reason"].string_param = batch.reason.value
     values["headrace_executor"].string_param = batch.executor

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2, text_format
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headrace.inference.pool import POOL
 from headrace.inference.v2 import grpc_service_pb2 as pb
-from headrace.server.errors import ServerError
+from headrace.server.errors import InvalidInput, ServerError
 from headrace.server.models.registry import ModelListener
 from headrace.server.rpc import wire
 from headrace.server.rpc.control import ControlService
@@ -76,10 +79,10 @@ def _handlers(inference: InferenceService, control: ControlService) -> dict[str,
             continue
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
             guarded(getattr(control, method.name, control.unsupported)),
-            GetMessageClass(method.input_type).FromString,
+            _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,
         )
-    parse: Any = wire.parse  # gRPC's stubs expect a message; any object will do
+    parse = _lenient(wire.parse)
     handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
         inference.model_infer, parse, pb.ModelInferResponse.SerializeToString
     )
@@ -89,10 +92,30 @@ def _handlers(inference: InferenceService, control: ControlService) -> dict[str,
     return handlers
 
 
+def _lenient(parse: Callable[[bytes], Any]) -> Any:
+    """`parse`, which gives the error to be answered for what is no such message.
+
+    Left to gRPC that would be UNKNOWN to the caller, and a traceback in the log for each. Any:
+    gRPC's type stubs expect a message, any object will do.
+    """
+
+    def parse_or_error(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            return InvalidInput(f"the message cannot be parsed: {error}")
+
+    return parse_or_error
+
+
 def _add_reflection(server: grpc.aio.Server) -> None:
     """Reflection, v1alpha and v1: their messages are the same, only the service's name differs."""
     POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
-    POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
+    alpha = reflection_pb2.DESCRIPTOR.serialized_pb
+    POOL.AddSerializedFile(alpha)
+    text = text_format.MessageToString(descriptor_pb2.FileDescriptorProto.FromString(alpha))
+    v1 = text_format.Parse(text.replace("v1alpha", "v1"), descriptor_pb2.FileDescriptorProto())
+    POOL.AddSerializedFile(v1.SerializeToString())
     names = (_SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
     servicer = reflection.aio.ReflectionServicer(names, POOL)
     handler = grpc.stream_stream_rpc_method_handler(

@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 # flow control holds its sender back.
 STREAM_WINDOW = 1024
 
+# A message that could not be parsed arrives as the error that says so.
+Received = WireRequest | errors.InvalidInput
+
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 else:
@@ -44,16 +47,18 @@ class InferenceService:
             stream.drain()
 
     async def answer(
-        self, wire: WireRequest, arrival: float, remaining: float | None
+        self, wire: Received, arrival: float, remaining: float | None
     ) -> pb.ModelInferResponse:
         """One request, answered; raises the errors of the server's table."""
         if self._draining:
             raise errors.Draining("the server is shutting down")
+        if isinstance(wire, errors.InvalidInput):
+            raise wire
         request = codec.decode(wire, arrival, remaining)
         result = await infer(self._registry, request)
         return codec.encode(wire.message, result)
 
-    async def model_infer(self, wire: WireRequest, context: Context) -> pb.ModelInferResponse:
+    async def model_infer(self, wire: Received, context: Context) -> pb.ModelInferResponse:
         arrival = time.monotonic()
         try:
             return await self.answer(wire, arrival, context.time_remaining())
@@ -93,10 +98,10 @@ class _Stream:
     async def serve(self) -> None:
         """Returns when the caller has ended its side and everything is answered."""
         await asyncio.wait([self._reader])
-        if self._failure is not None:
-            await abort(self._context, self._failure)
         if self._answering:
             await asyncio.wait(self._answering)
+        if self._failure is not None:
+            await abort(self._context, self._failure)
         if self._draining:
             await abort(self._context, errors.Draining("the server is shutting down"))
         if not self._reader.cancelled():
@@ -130,9 +135,9 @@ class _Stream:
         if not task.cancelled() and task.exception() is not None:
             self._reader.cancel()  # the connection is gone: a write failed
 
-    async def _answer(self, wire: WireRequest) -> None:
+    async def _answer(self, wire: Received) -> None:
         arrival = time.monotonic()
-        message = wire.message
+        message = wire.message if isinstance(wire, WireRequest) else pb.ModelInferRequest()
         try:
             remaining = self._context.time_remaining()
             response = await self._service.answer(wire, arrival, remaining)
@@ -142,6 +147,8 @@ class _Stream:
             if self._strict:
                 self._failure = self._failure or error
                 self._reader.cancel()
+                for task in self._answering - {asyncio.current_task()}:
+                    task.cancel()
                 return
             answer = _in_band(message, error)
         answer.infer_response.parameters[codec.FINAL_RESPONSE].bool_param = True
@@ -151,7 +158,7 @@ class _Stream:
 
 def _in_band(message: pb.ModelInferRequest, error: Exception) -> pb.ModelStreamInferResponse:
     """`error` as an answer on a stream, with its status in parameters that clients may read."""
-    answer = pb.ModelStreamInferResponse(error_message=str(error) or type(error).__name__)
+    answer = pb.ModelStreamInferResponse(error_message=errors.message_of(error))
     response = answer.infer_response
     response.id, response.model_name = message.id, message.model_name
     response.model_version = message.model_version
@@ -173,7 +180,7 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     log_unexpected(error)
     details = errors.rich_status(error).SerializeToString()
     metadata = (("grpc-status-details-bin", details),)
-    await context.abort(errors.row_of(error).code, str(error), metadata)
+    await context.abort(errors.row_of(error).code, errors.message_of(error), metadata)
 
 
 def guarded(
@@ -183,6 +190,8 @@ def guarded(
 
     async def handler(request: Any, context: Context) -> Any:
         try:
+            if isinstance(request, errors.InvalidInput):
+                raise request
             return await method(request)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)

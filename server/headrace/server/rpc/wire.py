@@ -17,6 +17,7 @@ THRESHOLD = 32 * 1024
 
 _RAW_FIELD = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LONGEST_TAG = 5
 
 
 class WireRequest(NamedTuple):
@@ -46,6 +47,8 @@ def _split(data: memoryview) -> tuple[bytes, list[memoryview]] | None:
         while at < end:
             start = at
             tag, at = _varint(data, at)
+            if at - start > _LONGEST_TAG:
+                return None
             kind = tag & 7
             if kind == _BYTES:
                 length, at = _varint(data, at)

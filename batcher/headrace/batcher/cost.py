@@ -1,0 +1,235 @@
+"""What a batch of n rows takes: learned from every run, smooth in n, robust to outliers and drift.
+
+Method, after the project's scheduling study: an exponential moving average for each size, with
+outliers clipped; sizes seen rarely are drawn towards a line through their neighbours; isotonic
+regression, since a larger batch never takes less time (pool adjacent violators: Ayer et al., 1955);
+and one common factor that notices when everything has become slower or faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.batcher.sizing import SizePlan
+
+Numbers = npt.NDArray[np.float64]
+
+# A run that takes longer than this many times what was expected counts as this many times.
+_CLIP = 2.0
+_FEW = 8
+_SLOWEST_GAIN = 0.08
+# How far in log-size neighbours reach when they vouch for a size that was rarely seen.
+_REACH = 0.35
+_VOUCHED = 40
+# Cost grows a little slower than the number of elements, where nothing else is known.
+_ELEMENTS_EXPONENT = 0.8
+_KEPT_TABLES = 512
+
+
+class CostTable:
+    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor."""
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self.observations = 0
+        self.spread = 0.03
+        self._mean: dict[int, float] = {}
+        self._count: dict[int, float] = {}
+        self._table: list[float] = []
+        self._drift = 1.0
+        self._stale = 0
+        self._plan: SizePlan | None = None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
+        return f"<CostTable: {shown or 'nothing seen'}>"
+
+    @property
+    def known(self) -> bool:
+        return bool(self._table)
+
+    @property
+    def table(self) -> list[float]:
+        """Seconds by size; entry 0 is 0. Empty before anything was seen."""
+        return self._table
+
+    @property
+    def plan(self) -> SizePlan | None:
+        """The sizes to want by these costs; None before anything was seen."""
+        if self._plan is None and self._table:
+            self._plan = SizePlan(self._table)
+        return self._plan
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes that were run."""
+        return sorted(self._mean)
+
+    def seconds(self, rows: int) -> float:
+        """The expected time of `rows` rows; beyond `largest`, along the last slope."""
+        if rows <= self.largest:
+            return self._table[rows]
+        last, before = self._table[-1], self._table[max(0, self.largest // 2)]
+        slope = (last - before) / (self.largest - self.largest // 2)
+        return last + slope * (rows - self.largest)
+
+    def observe(self, rows: int, seconds: float) -> bool:
+        """Learns from one run. Returns whether the table was rebuilt."""
+        if rows > self.largest or seconds <= 0:
+            return False
+        expected = self._table[rows] if self._table else seconds
+        self.observations += 1
+        ratio = seconds / max(expected, 1e-9)
+        clipped = min(seconds, _CLIP * expected) if self.observations > _FEW else seconds
+        count = self._count[rows] = self._count.get(rows, 0.0) + 1
+        old = self._mean.get(rows, expected)
+        first = count == 1 and self.observations <= 4
+        gain = 1.0 if first else max(_SLOWEST_GAIN, 1 / (count + 1))
+        self._mean[rows] = old + gain * (clipped - old)
+        self.spread += 0.03 * (min(1.0, abs(ratio - 1)) - self.spread)
+        self._follow_drift(ratio)
+        self._stale += 1
+        # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
+        due = min(max(4, self.observations // 16), 2048)
+        surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
+        if not self._table or self._stale >= due or (surprised and self._stale >= min(due, 32)):
+            self._build()
+            return True
+        return False
+
+    def _follow_drift(self, ratio: float) -> None:
+        self._drift += 0.1 * (min(3.0, ratio) - self._drift)
+        if self.observations > 20 and not 0.8 < self._drift < 1.25:
+            for size in self._mean:
+                self._mean[size] *= self._drift
+            self._drift = 1.0
+            self._stale = 2048
+
+    def _build(self) -> None:
+        self._stale = 0
+        self._plan = None
+        sizes = sorted(self._mean)
+        means = np.array([self._mean[size] for size in sizes])
+        weights = np.array([min(self._count[size], 60.0) for size in sizes])
+        if len(sizes) == 1:
+            # One size says nothing of the slope; most of it is taken to grow with the rows.
+            slope = 0.7 * means[0] / sizes[0]
+            line = means[0] + slope * (np.arange(self.largest + 1) - sizes[0])
+        else:
+            smooth = self._smoothed(np.array(sizes, float), means, weights)
+            line = self._through(np.array(sizes, float), isotonic(smooth, weights))
+        table = np.maximum(line, 1e-9)
+        table[0] = 0.0
+        self._table = table.tolist()
+
+    def _smoothed(self, sizes: Numbers, means: Numbers, weights: Numbers) -> Numbers:
+        """Means, those of rarely seen sizes drawn towards a line through their neighbours."""
+        out = means.copy()
+        for i, size in enumerate(sizes):
+            if weights[i] >= _VOUCHED:
+                continue
+            kernel = weights * np.exp(-((np.log(sizes / size) / _REACH) ** 2) / 2)
+            total = kernel.sum()
+            x, y = (kernel * sizes).sum() / total, (kernel * means).sum() / total
+            variance = (kernel * (sizes - x) ** 2).sum()
+            slope = (
+                max(0.0, (kernel * (sizes - x) * (means - y)).sum() / variance)
+                if (variance > 1e-9)
+                else 0.0
+            )
+            fitted = y + slope * (size - x)
+            strangeness = abs(means[i] / max(fitted, 1e-12) - 1) / (1.5 * self.spread + 0.01)
+            pull = 4 / (1 + strangeness**2)
+            out[i] = (weights[i] * means[i] + pull * fitted) / (weights[i] + pull)
+        return out
+
+    def _through(self, sizes: Numbers, seconds: Numbers) -> Numbers:
+        """Linear between known sizes, and beyond them along the slope of the upper half.
+
+        A row of a size never tried is not taken to be cheaper than one of the largest that was:
+        noise in two measurements would make any size look good from far enough away.
+        """
+        every = np.arange(self.largest + 1)
+        line = np.interp(every, sizes, seconds)
+        half = max(1, len(sizes) // 2)
+        slope = max(1e-9, (seconds[-1] - seconds[-1 - half]) / (sizes[-1] - sizes[-1 - half]))
+        above, below = every > sizes[-1], every < sizes[0]
+        onwards = seconds[-1] + slope * (every[above] - sizes[-1])
+        line[above] = np.maximum(onwards, seconds[-1] * every[above] / sizes[-1])
+        proportional = seconds[0] * every[below] / sizes[0]
+        line[below] = np.maximum(proportional, seconds[0] - slope * (sizes[0] - every[below]))
+        return line
+
+    def scaled(self, factor: float) -> CostTable:
+        """A table that starts from this one's shape, `factor` times as slow, and learns fast."""
+        other = CostTable(self.largest)
+        for size in self._mean:
+            other._mean[size] = self._table[size] * factor
+            other._count[size] = min(2.0, self._count[size])
+        if other._mean:
+            other._build()
+        return other
+
+
+def isotonic(values: Numbers, weights: Numbers) -> Numbers:
+    """The non-decreasing sequence nearest to `values` in weighted least squares."""
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        block = (value, weight, 1)
+        while blocks and blocks[-1][0] > block[0]:
+            mean, mass, length = blocks.pop()
+            total = mass + block[1]
+            block = ((mean * mass + block[0] * block[1]) / total, total, length + block[2])
+        blocks.append(block)
+    pooled: Numbers = np.concatenate([np.full(length, mean) for mean, _, length in blocks])
+    return pooled
+
+
+class CostModel:
+    """A table for each (kind of executor, key). Executors of one kind learn from each other.
+
+    `row_bytes` says how large a row of a key is: a key never seen borrows the table of the seen key
+    nearest in size, scaled.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self._tables: OrderedDict[tuple[Hashable, Hashable], tuple[CostTable, float]] = (
+            OrderedDict()
+        )
+
+    def observe(
+        self, kind: Hashable, key: Hashable, row_bytes: float, rows: int, seconds: float
+    ) -> bool:
+        """Learns from one run. Returns whether the expectation changed."""
+        return self.table(kind, key, row_bytes).observe(rows, seconds)
+
+    def table(self, kind: Hashable, key: Hashable, row_bytes: float) -> CostTable:
+        """The table of `key` on `kind`: its own, or a borrowed one. May know nothing yet."""
+        found = self._tables.get((kind, key))
+        if found is not None:
+            self._tables.move_to_end((kind, key))
+            return found[0]
+        table = self._borrowed(kind, row_bytes)
+        self._tables[kind, key] = (table, row_bytes)
+        if len(self._tables) > _KEPT_TABLES:
+            self._tables.popitem(last=False)
+        return table
+
+    def _borrowed(self, kind: Hashable, row_bytes: float) -> CostTable:
+        size = math.log(max(row_bytes, 1))
+        nearest: tuple[float, CostTable, float] | None = None
+        for (other, _), (table, other_bytes) in self._tables.items():
+            if other == kind and table.observations:
+                distance = abs(math.log(max(other_bytes, 1)) - size)
+                if nearest is None or distance < nearest[0]:
+                    nearest = (distance, table, other_bytes)
+        if nearest is None:
+            return CostTable(self.largest)
+        _, table, other_bytes = nearest
+        return table.scaled((max(row_bytes, 1) / max(other_bytes, 1)) ** _ELEMENTS_EXPONENT)

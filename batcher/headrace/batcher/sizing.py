@@ -1,0 +1,102 @@
+"""Which batch size to want, given what batches cost.
+
+Batching is not free: on many models a large batch takes longer than its rows would one after the
+other, and even where it pays, a row that joins makes the others wait. So the size to want minimises
+the total waiting of all that is queued: with t(n) the time of a batch of n and Q rows waiting,
+
+    n = argmin  Q t(n) + W(Q - n),      W(m) = min over k of  m t(k) + W(m - k)
+
+W being the waiting of the rest when it is served best: dynamic programming over the queue's length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+# The queue lengths for which sizes are worked out; in between the next one up is used.
+_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
+# Sizes are chosen for a little more than the measured rate, or the queue would never shrink.
+_MARGIN = 1.05
+# The last few per cent of the peak rate are noise in the costs, or very large batches.
+_NEARLY = 0.97
+# A smaller gain than this share is noise in the costs; the larger batch is preferred then.
+_INDIFFERENT = 0.004
+
+
+class SizePlan:
+    """What follows from one table of costs. Built when that changes, looked up at decisions."""
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        """`seconds[n]` is the time of a batch of n rows, n up to the largest allowed."""
+        self.seconds = seconds
+        self.largest = len(seconds) - 1
+        times = np.array(seconds[1:])
+        longest = _LENGTHS[-1]
+        waiting, serial = np.zeros(longest + 1), np.zeros(longest + 1)
+        for m in range(1, longest + 1):
+            k = min(self.largest, m)
+            waiting[m] = (m * times[:k] + waiting[m - k : m][::-1]).min()
+            serial[m] = (times[:k] + serial[m - k : m][::-1]).min()
+        self._serial = serial
+        self._best = [self._sizes(length, times, waiting) for length in _LENGTHS]
+        sizes = np.arange(1, self.largest + 1)
+        self._rates = np.maximum.accumulate(sizes / times).tolist()
+        self.peak_rate: float = self._rates[-1]
+
+    def _sizes(
+        self, queue: int, times: npt.NDArray[np.float64], waiting: npt.NDArray[np.float64]
+    ) -> list[int]:
+        """The best size for `queue` waiting rows, for each limit on the size from 0 up."""
+        k = min(self.largest, queue)
+        total = queue * times[:k] + waiting[queue - k : queue][::-1]
+        best, size, out = float("inf"), 1, [1]
+        for n in range(1, self.largest + 1):
+            if n <= k and total[n - 1] <= best * (1 + _INDIFFERENT):
+                best, size = min(best, float(total[n - 1])), n
+            out.append(size)
+        return out
+
+    def best(self, queue: float, limit: int) -> int:
+        """The size that minimises the waiting of `queue` rows, at most `limit`."""
+        row = min(bisect_left(_LENGTHS, queue), len(_LENGTHS) - 1)
+        return self._best[row][min(limit, self.largest)]
+
+    def sustaining(self, rate: float) -> int:
+        """The smallest size that serves `rate` rows a second, or nearly the peak if none does."""
+        return bisect_left(self._rates, min(rate, _NEARLY * self.peak_rate)) + 1
+
+    def needed(self, rate: float, patience: float, executors: int) -> int:
+        """The smallest size that keeps up with `rate` rows a second, as far as deadlines allow it.
+
+        They bound it in a steady state: a request waits for the batch before its own, so with K
+        executors t(n) (1 + 1/K) must fit in its `patience`, in seconds; in overload, where there
+        are always fresh requests to take, t(n) + n / rate.
+        """
+        seconds = self.seconds
+        allowed = max(1, self.within(patience / (1 + 1 / executors), self.largest))
+        if self.overloaded(rate, patience, executors):
+            while allowed < self.largest and (
+                seconds[allowed + 1] + (allowed + 1) / rate <= patience
+            ):
+                allowed += 1
+        return min(allowed, self.sustaining(_MARGIN * rate / executors))
+
+    def overloaded(self, rate: float, patience: float, executors: int) -> bool:
+        """Whether no steady state serves `rate` rows a second within `patience` seconds."""
+        allowed = max(1, self.within(patience / (1 + 1 / executors), self.largest))
+        return executors * allowed / self.seconds[allowed] < rate
+
+    def serial(self, rows: int) -> float:
+        """The shortest time, in seconds, in which one executor can run `rows` rows."""
+        longest = len(self._serial) - 1
+        if rows <= longest:
+            return float(self._serial[rows])
+        return float(self._serial[longest]) + (rows - longest) / self.peak_rate
+
+    def within(self, seconds: float, limit: int) -> int:
+        """The largest size of at most `limit` that takes at most `seconds`; 0 where none does."""
+        return bisect_left(self.seconds, seconds * (1 + 1e-9), 0, min(limit, self.largest) + 1) - 1
