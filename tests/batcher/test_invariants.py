@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
 from headrace.batcher.policy import Policy, WorkConserving
 from headrace.batcher.request import (
@@ -28,6 +29,7 @@ from headrace.batcher.state import Limits
 from headrace.batcher.testing import ManualClock
 
 KEYS = ("a", "b", "c")
+DELAY = 0.02
 LIMITS = Limits(max_batch_rows=4, max_queued_requests=12, max_queued_bytes=100)
 
 
@@ -37,13 +39,13 @@ class Histories(RuleBasedStateMachine):
     `ended` counts how often each request came to an end, whatever the end was.
     """
 
-    policy: ClassVar[type[Policy]]
+    policy: ClassVar[Policy]
 
     @initialize(executors=st.integers(1, 3))
     def start(self, executors: int) -> None:
         self.clock = ManualClock()
         kinds = {f"e{n}": "cpu" for n in range(executors)}
-        self.scheduler = Scheduler(kinds, self.policy(), LIMITS)
+        self.scheduler = Scheduler(kinds, self.policy, LIMITS)
         self.state = self.scheduler.state
         self.requests: list[Request] = []
         self.ended: Counter[Request] = Counter()
@@ -135,7 +137,7 @@ class Histories(RuleBasedStateMachine):
                 self.check_batch(action.batch, waiting, now)
             elif isinstance(action, Drop):
                 if action.why is Why.OVERTAKEN:
-                    assert self.policy is Learned
+                    assert isinstance(self.policy, Learned)
                     assert now < action.request.deadline < math.inf
                 else:
                     assert action.why is Why.EXPIRED
@@ -144,7 +146,13 @@ class Histories(RuleBasedStateMachine):
                 self.end(action.request)
         # Nothing is left to do at this instant: not an idle executor beside waiting work, nothing
         # expired in a queue, and the same question has no new answer.
-        assert not (self.state.idle and self.state.queued_requests)
+        if isinstance(self.policy, Fixed):
+            ripe = [
+                r for r in self.requests if r.phase is Phase.QUEUED and now >= r.arrival + DELAY
+            ]
+            assert not (self.state.idle and ripe)
+        else:
+            assert not (self.state.idle and self.state.queued_requests)
         assert not [r for r in self.requests if r.phase is Phase.QUEUED and r.deadline <= now]
         again = self.scheduler.step(now)
         assert all(isinstance(action, WakeAt) for action in again)
@@ -155,7 +163,11 @@ class Histories(RuleBasedStateMachine):
         assert all(time > now for time in wakes)
         deadlines = [r.deadline for r in self.requests if r.phase is Phase.QUEUED]
         first = min(deadlines, default=math.inf)
-        assert not actions or first == math.inf or wakes == [first]
+        if not isinstance(self.policy, Fixed):
+            assert not actions or first == math.inf or wakes == [first]
+        elif self.state.idle and self.state.queued_requests:
+            assert wakes
+            assert wakes[0] <= now + DELAY
         assert not any(isinstance(action, Reject) for action in actions)
 
     def check_batch(self, batch: Batch, waiting: dict[Request, object], now: float) -> None:
@@ -172,7 +184,9 @@ class Histories(RuleBasedStateMachine):
         assert order == sorted(order)
         for request, key in waiting.items():
             rank = (request.urgency, request.sequence)
-            assert rank > order[-1] or (key != batch.key and rank > order[0])
+            assert rank > order[-1] or key != batch.key
+            if not isinstance(self.policy, Fixed):
+                assert rank > order[0]
 
     # ---- what always holds
 
@@ -209,15 +223,21 @@ class Histories(RuleBasedStateMachine):
 
 
 class WorkConservingHistories(Histories):
-    policy = WorkConserving
+    policy = WorkConserving()
+
+
+class FixedHistories(Histories):
+    policy = Fixed((2, 3), DELAY)
 
 
 class LearnedHistories(Histories):
-    policy = Learned
+    policy = Learned()
 
 
 _SETTINGS = settings(max_examples=200, stateful_step_count=50, deadline=None)
 TestWorkConserving = WorkConservingHistories.TestCase
 TestWorkConserving.settings = _SETTINGS
+TestFixed = FixedHistories.TestCase
+TestFixed.settings = _SETTINGS
 TestLearned = LearnedHistories.TestCase
 TestLearned.settings = _SETTINGS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 
 from headrace.batcher.request import Reject, Request, Why
 from headrace.batcher.state import State
@@ -36,33 +37,41 @@ def admit(state: State, request: Request) -> Reject | None:
 def _in_time(state: State, request: Request) -> Reject | None:
     """Refuses what could not be in time if everything more urgent were served as fast as can be."""
     now = request.arrival
-    wait = predicted_wait(state, now, request.urgency)
-    wait = min(wait, _wait_if_others_are_let_go(state, request))
     alone = min(
-        (
-            table.seconds(min(request.rows, table.largest))
-            for table in (
-                state.table(executor, request.key, request.nbytes / request.rows)
-                for executor in state.kinds
-            )
-            if table.known
-        ),
-        default=0.0,
+        state.free_in(executor, now) + _seconds_alone(state, executor, request)
+        for executor in state.kinds
     )
-    late = now + wait + alone - request.deadline
+    finish = max(alone, min(predicted_finish(state, request), _finish_in_overload(state, request)))
+    late = now + finish - request.deadline
     if late <= 0:
         return None
     message = (
         f"the deadline cannot be met: it is {(request.deadline - now) * 1e3:.1f} ms away, the "
-        f"predicted wait is {wait * 1e3:.1f} ms and the run {alone * 1e3:.1f} ms"
+        f"answer is predicted in {finish * 1e3:.1f} ms"
     )
     retry_after = min(max(late, _SHORTEST_WAIT), _LONGEST_WAIT)
     return Reject(request, Why.TOO_LATE, retry_after, message)
 
 
-def _wait_if_others_are_let_go(state: State, request: Request) -> float:
+def _seconds_alone(state: State, executor: str, request: Request) -> float:
+    table = state.table(executor, request.key, request.nbytes / request.rows)
+    return table.seconds(request.rows) if table.known else 0.0
+
+
+def predicted_finish(state: State, request: Request) -> float:
+    """Seconds until `request` and all that is more urgent can have been answered.
+
+    The shortest time: executors share the work evenly and run it in the best sizes. 0 where nothing
+    is known of costs.
+    """
+    ahead = {key: queue.rows_before(request.urgency) for key, queue in state.queues.items()}
+    ahead[request.key] = ahead.get(request.key, 0.0) + request.rows
+    return _spread(state, request, ahead)
+
+
+def _finish_in_overload(state: State, request: Request) -> float:
     """In overload the policy passes over requests that a batch of the needed size cannot serve in
-    time, in favour of fresh ones such as this; only those between stand in its way."""
+    time, in favour of fresh ones such as this: then only those in between stand in its way."""
     now, executor = request.arrival, next(iter(state.kinds))
     queue = state.queues.get(request.key)
     plan = state.table(executor, request.key, request.nbytes / request.rows).plan
@@ -73,25 +82,23 @@ def _wait_if_others_are_let_go(state: State, request: Request) -> float:
     free = min(state.free_in(e, now) for e in state.kinds)
     needed = plan.seconds[plan.needed(rate, demand.patience, executors)]
     ahead = queue.rows_before(request.urgency) - queue.rows_before(now + free + needed)
-    return free + plan.serial(max(0, math.ceil(ahead))) / executors
+    return _spread(state, request, {request.key: max(0.0, ahead) + request.rows})
+
+
+def _spread(state: State, request: Request, rows: Mapping[Hashable, float]) -> float:
+    """Seconds for all executors together to end what they run and then `rows` of each key."""
+    executors = list(state.kinds)
+    work = sum(state.free_in(executor, request.arrival) for executor in executors)
+    for key, count in rows.items():
+        queue = state.queues.get(key)
+        size = request.nbytes / request.rows if queue is None else queue.row_bytes
+        plan = state.table(executors[0], key, size).plan
+        if count and plan is not None:
+            work += plan.serial(math.ceil(count))
+    return work / len(executors)
 
 
 def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:
-    wait = predicted_wait(state, request.arrival) or _UNKNOWN_WAIT
+    everything = {key: float(queue.rows) for key, queue in state.queues.items()}
+    wait = _spread(state, request, everything) or _UNKNOWN_WAIT
     return Reject(request, why, min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT), message)
-
-
-def predicted_wait(state: State, now: float, urgency: float = math.inf) -> float:
-    """Seconds until all that waits and is more urgent than `urgency` can have been started.
-
-    The shortest time: executors share the work evenly and run it in the best sizes. 0 where nothing
-    is known of costs.
-    """
-    executors = list(state.kinds)
-    work = sum(state.free_in(executor, now) for executor in executors)
-    for key, queue in state.queues.items():
-        rows = queue.rows_before(urgency)
-        plan = state.table(executors[0], key, queue.row_bytes).plan
-        if rows and plan is not None:
-            work += plan.serial(math.ceil(rows))
-    return work / len(executors)

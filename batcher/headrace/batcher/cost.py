@@ -22,6 +22,9 @@ Numbers = npt.NDArray[np.float64]
 # A run that takes longer than this many times what was expected counts as this many times.
 _CLIP = 2.0
 _FEW = 8
+# Everything has become slower or faster when the recent runs, taken together, leave this range.
+_STEADY = (0.88, 1.14)
+_CLIP_DRIFT = 1.5
 _SLOWEST_GAIN = 0.08
 # How far in log-size neighbours reach when they vouch for a size that was rarely seen.
 _REACH = 0.35
@@ -95,7 +98,7 @@ class CostTable:
         self._follow_drift(ratio)
         self._stale += 1
         # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
-        due = min(max(4, self.observations // 16), 2048)
+        due = min(max(1, self.observations // 16), 2048)
         surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
         if not self._table or self._stale >= due or (surprised and self._stale >= min(due, 32)):
             self._build()
@@ -103,8 +106,8 @@ class CostTable:
         return False
 
     def _follow_drift(self, ratio: float) -> None:
-        self._drift += 0.1 * (min(3.0, ratio) - self._drift)
-        if self.observations > 20 and not 0.8 < self._drift < 1.25:
+        self._drift += 0.1 * (min(_CLIP_DRIFT, ratio) - self._drift)
+        if self.observations > 20 and not _STEADY[0] < self._drift < _STEADY[1]:
             for size in self._mean:
                 self._mean[size] *= self._drift
             self._drift = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
 from headrace.batcher.request import Request
@@ -45,10 +45,10 @@ class Queue:
         return head.nbytes / head.rows
 
     def rows_before(self, urgency: float) -> float:
-        """About how many rows are more urgent than `urgency`."""
+        """About how many rows go before a newcomer of `urgency`."""
         if not self._entries:
             return 0.0
-        ahead = bisect_left(self._entries, urgency, key=lambda entry: entry[0])
+        ahead = bisect_right(self._entries, urgency, key=lambda entry: entry[0])
         return self.rows * ahead / len(self._entries)
 
     def add(self, request: Request) -> None:

@@ -23,7 +23,8 @@ _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128
 _MARGIN = 1.05
 # The last few per cent of the peak rate are noise in the costs, or very large batches.
 _NEARLY = 0.97
-# A smaller gain than this share is noise in the costs; the larger batch is preferred then.
+# A smaller gain than this share of the batch's own waiting is noise in the costs; the larger batch
+# is preferred then.
 _INDIFFERENT = 0.004
 
 
@@ -55,7 +56,7 @@ class SizePlan:
         total = queue * times[:k] + waiting[queue - k : queue][::-1]
         best, size, out = float("inf"), 1, [1]
         for n in range(1, self.largest + 1):
-            if n <= k and total[n - 1] <= best * (1 + _INDIFFERENT):
+            if n <= k and total[n - 1] <= best + _INDIFFERENT * queue * times[n - 1]:
                 best, size = min(best, float(total[n - 1])), n
             out.append(size)
         return out

@@ -62,7 +62,7 @@ def load_settings(
         variable = PREFIX + name.upper()
         if variable in environment:
             text = environment[variable]
-            values[name] = text.split(os.pathsep) if name == "models" else text
+            values[name] = _paths(text) if name == "models" else text
             origins[name] = f"{variable}: "
     for name, value in flags.items():
         values[name] = value
@@ -71,6 +71,11 @@ def load_settings(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_line(e, origins) for e in error.errors())) from None
+
+
+def _paths(text: str) -> list[str]:
+    """An empty path would be the working directory, which nobody named."""
+    return [path for path in text.split(os.pathsep) if path]
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:

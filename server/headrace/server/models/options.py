@@ -9,7 +9,7 @@ import pathlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from google.protobuf import json_format, text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,7 +28,10 @@ _HONOURED = {
     "name", "platform", "backend", "runtime", "max_batch_size", "version_policy", "input",
     "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
 }  # fmt: skip
-_HONOURED_BATCHING = {"default_queue_policy", "priority_levels", "default_priority_level"}
+_HONOURED_BATCHING = {
+    "preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy",
+    "priority_levels", "default_priority_level",
+}  # fmt: skip
 _HONOURED_TENSOR = {
     "name", "data_type", "dims", "reshape", "label_filename",
 }  # fmt: skip
@@ -70,6 +73,7 @@ class ModelOptions:
 
     max_batch_size: rows; 0 turns batching off. instances: executors. timeout: seconds a request may
     wait when it brings no deadline of its own; override_timeout lets a caller's be longer.
+    preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes.
     not_honoured: keys that were set and have no effect here.
     """
 
@@ -86,6 +90,8 @@ class ModelOptions:
     timeout: float | None = None
     override_timeout: bool = False
     max_queued_requests: int | None = None
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_delay: float | None = None
     default_priority: int | None = None
     priority_levels: int = 0
     not_honoured: tuple[str, ...] = ()
@@ -107,6 +113,8 @@ class _Toml(BaseModel):
     versions: Literal["all"] | list[int] | None = None
     timeout: float | None = Field(None, gt=0)
     max_queued_requests: int | None = Field(None, ge=1)
+    preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    max_delay: float | None = Field(None, ge=0)
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:
@@ -140,11 +148,12 @@ def from_json(text: str, name: str) -> ModelOptions:
 def _from_toml(path: pathlib.Path) -> ModelOptions:
     try:
         values = _Toml.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LoadFailed(f"{path.name}: {error}") from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
+    _check_inside("filename", values.filename)
     given = values.model_dump(exclude={"versions"})
     if values.versions == "all":
         given["versions"] = VersionPolicy(latest=None)
@@ -162,6 +171,9 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         raise LoadFailed(f"backend/platform: expected onnxruntime, got '{kind}'")
     if config.max_batch_size < 0:
         raise LoadFailed(f"max_batch_size: expected 0 or more, got {config.max_batch_size}")
+    _check_inside("default_model_filename", config.default_model_filename)
+    for tensor in config.output:
+        _check_inside("output.label_filename", tensor.label_filename)
     batching = config.dynamic_batching
     queue = batching.default_queue_policy
     rejects = queue.timeout_action == pb.ModelQueuePolicy.REJECT
@@ -177,11 +189,22 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         timeout=timeout / 1e6 if timeout else None,
         override_timeout=queue.allow_timeout_override,
         max_queued_requests=queue.max_queue_size or None,
+        preferred_batch_sizes=tuple(sorted(batching.preferred_batch_size)),
+        max_delay=batching.max_queue_delay_microseconds / 1e6
+        if batching.max_queue_delay_microseconds
+        else None,
         default_priority=batching.default_priority_level or None,
         priority_levels=batching.priority_levels,
         not_honoured=tuple(_not_honoured(config)),
         source=config,
     )
+
+
+def _check_inside(key: str, name: str) -> None:
+    """A configuration can come with a call; it must not read files from all over the machine."""
+    path = pathlib.PurePath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise LoadFailed(f"{key}: expected a file in the model's folder, got '{name}'")
 
 
 def _max_batch_size(config: pb.ModelConfig) -> int | None:

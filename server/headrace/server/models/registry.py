@@ -133,9 +133,10 @@ class Registry:
                 chosen = options.versions.choose(list(files))
                 if not chosen:
                     raise LoadFailed(f"no version satisfies version_policy: {sorted(files)} exist")
-            except LoadFailed as error:
-                await self._note_failure(name, "", error)
-                raise
+            except Exception as error:
+                failure = _as_load_failed(error)
+                await self._note_failure(name, "", failure)
+                raise failure from error
             _warn_not_honoured(name, options)
             fresh = await self._load_versions(name, {str(v): files[v] for v in chosen}, options)
             await self._replace(name, fresh)
@@ -159,11 +160,12 @@ class Registry:
                 current[version] = Entry(name, version, LOADING)
             try:
                 model = await served.load(name, version, path, options, self._provider)
-            except LoadFailed as error:
-                await self._note_failure(name, version, error)
+            except Exception as error:
+                failure = _as_load_failed(error)
+                await self._note_failure(name, version, failure)
                 for entry in fresh.values():
                     self._retire(entry)
-                raise
+                raise failure from error
             fresh[version] = Entry(name, version, READY, model=model)
             _log_loaded(model)
         return fresh
@@ -232,6 +234,13 @@ class Registry:
         """Ends what still waits, with an error."""
         for model in self.ready_models():
             model.runner.abort()
+
+
+def _as_load_failed(error: Exception) -> LoadFailed:
+    """Whatever goes wrong with one model's files is that model's failure, never the server's."""
+    if isinstance(error, LoadFailed):
+        return LoadFailed(*error.args)
+    return LoadFailed(f"{type(error).__name__}: {error}")
 
 
 def _warn_not_honoured(name: str, options: ModelOptions) -> None:

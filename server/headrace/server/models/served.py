@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import onnxruntime as ort
 
 from headrace.batcher.cost import CostTable
+from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
+from headrace.batcher.policy import Policy
 from headrace.batcher.runner import Runner
 from headrace.batcher.state import Limits
 from headrace.server.errors import LoadFailed
@@ -51,6 +53,13 @@ def make_plan(options: ModelOptions, preferred: Provider) -> Plan:
     return Plan(session, instances)
 
 
+def make_policy(options: ModelOptions) -> Policy:
+    """Learned batching, unless the configuration insists on sizes or a delay."""
+    if options.preferred_batch_sizes or options.max_delay is not None:
+        return Fixed(options.preferred_batch_sizes, options.max_delay or 0.0)
+    return Learned()
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What opening and examining a model's file gives; `sessions` has one for each executor."""
@@ -82,7 +91,9 @@ class ServedModel:
         limits = Limits(max_batch_rows=spec.max_batch_size)
         if options.max_queued_requests:
             limits = replace(limits, max_queued_requests=options.max_queued_requests)
-        self.runner = Runner(self._executors, Learned(), limits, time.monotonic, self.statistics)
+        self.runner = Runner(
+            self._executors, make_policy(options), limits, time.monotonic, self.statistics
+        )
         for rows, seconds in opened.profile.runs:
             self._profiled(opened.profile).observe(rows, seconds)
 

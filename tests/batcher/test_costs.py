@@ -1,0 +1,147 @@
+"""Learned costs: right on average, monotone, deaf to outliers, quick to follow a change."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.batcher.cost import CostModel, CostTable, isotonic
+from headrace.batcher.sizing import SizePlan
+
+
+def linear(n: int) -> float:
+    return 0.002 + 0.00015 * n
+
+
+def learned(largest: int = 64, runs: int = 600, noise: float = 0.05, seed: int = 0) -> CostTable:
+    rng = np.random.default_rng(seed)
+    table = CostTable(largest)
+    for n in itertools.chain([1, 2, 4, 8, 16, 32, 64], rng.integers(1, largest + 1, runs)):
+        table.observe(int(n), linear(int(n)) * float(np.exp(rng.normal(0, noise))))
+    return table
+
+
+def test_it_learns_a_noisy_line_within_a_few_per_cent() -> None:
+    table = learned()
+    errors = [abs(table.seconds(n) / linear(n) - 1) for n in range(1, 65)]
+    assert max(errors) < 0.15
+    assert np.mean(errors) < 0.04
+
+
+def test_outliers_move_it_little() -> None:
+    table, clean = learned(seed=1), learned(seed=1)
+    table.observe(8, 100 * linear(8))
+    assert table.seconds(8) < 1.15 * clean.seconds(8)
+
+
+def test_it_follows_when_everything_becomes_slower() -> None:
+    table = learned()
+    rng = np.random.default_rng(2)
+    for n in rng.integers(1, 65, 120):
+        table.observe(int(n), 2 * linear(int(n)))
+    ratios = [table.seconds(n) / linear(n) for n in (1, 8, 32, 64)]
+    assert ratios == pytest.approx([2.0] * 4, rel=0.15)
+
+
+@given(st.lists(st.tuples(st.integers(1, 32), st.floats(1e-5, 1.0)), min_size=1, max_size=60))
+def test_a_larger_batch_is_never_predicted_to_take_less(runs: list[tuple[int, float]]) -> None:
+    table = CostTable(32)
+    for n, seconds in runs:
+        table.observe(n, seconds)
+    assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(table.table))
+    assert all(value > 0 for value in table.table[1:])
+    assert table.seconds(40) >= table.seconds(32)
+
+
+def test_sizes_never_tried_promise_no_cheaper_rows() -> None:
+    table = CostTable(64)
+    for n in (1, 2, 4):
+        table.observe(n, 0.010 + 0.001 * n)
+    assert table.seconds(64) / 64 >= table.seconds(4) / 4 * 0.999
+
+
+def test_an_unseen_key_borrows_from_its_nearest_neighbour() -> None:
+    model = CostModel(16)
+    for row_bytes, scale in ((100.0, 1.0), (1000.0, 8.0)):
+        for n in (1, 2, 4, 8, 16) * 20:
+            model.table("cpu", row_bytes, row_bytes).observe(n, scale * linear(n))
+    borrowed = model.table("cpu", "new", 2000.0)
+    expected = 8.0 * linear(4) * 2**0.8
+    assert borrowed.seconds(4) == pytest.approx(expected, rel=0.05)
+    assert not model.table("gpu", "new", 2000.0).known, "another kind of executor says nothing"
+
+
+def test_tables_are_bounded_in_number() -> None:
+    model = CostModel(4)
+    for key in range(2000):
+        model.table("cpu", key, 1.0).observe(1, 0.001)
+    assert len(model._tables) <= 512
+
+
+def test_isotonic_pools_what_decreases() -> None:
+    got = isotonic(np.array([1.0, 3.0, 2.0, 4.0]), np.array([1.0, 1.0, 3.0, 1.0]))
+    assert got.tolist() == [1.0, 2.25, 2.25, 4.0]
+
+
+# ---- sizes
+
+
+def plan(times: list[float]) -> SizePlan:
+    return SizePlan([0.0, *times])
+
+
+def test_where_batching_loses_rows_go_alone() -> None:
+    loses = plan([4.0 * n * (1 + 0.01 * n) for n in range(1, 33)])
+    assert loses.best(200, 32) == 1
+
+
+def test_where_batching_is_free_all_go() -> None:
+    free = plan([2.0 + 0.001 * n for n in range(1, 33)])
+    assert free.best(32, 32) == 32
+    assert free.best(5, 5) == 5
+
+
+def test_steps_are_filled_not_exceeded() -> None:
+    """A device that pads to 8 and then to 16 wants 8 or 16, not 9."""
+    steps = plan([2.0 if n <= 8 else 4.5 for n in range(1, 17)])
+    assert steps.best(12, 12) == 8
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12), st.integers(1, 12))
+def test_the_size_is_as_good_as_any(gains: list[float], queue: int) -> None:
+    """Against a search over all ways to split the queue into batches."""
+    times = np.cumsum(gains).tolist()
+    sizes = plan(times)
+
+    cache: dict[int, float] = {}
+    for left in range(queue + 1):
+        cache[left] = min(
+            (left * times[k - 1] + cache[left - k] for k in range(1, min(left, len(times)) + 1)),
+            default=0.0,
+        )
+    # queue lengths are worked out on a grid: the next one up is used
+    grid = next(length for length in (1, 2, 3, 4, 5, 6, 8, 10, 12) if length >= queue)
+    if grid != queue:
+        return
+    n = sizes.best(queue, queue)
+    assert queue * times[n - 1] + cache[queue - n] <= cache[queue] * 1.0041
+
+
+def test_sustaining_is_the_smallest_size_that_keeps_up() -> None:
+    sizes = plan([linear(n) for n in range(1, 65)])
+    for rate in (100.0, 1000.0, 3000.0):
+        n = sizes.sustaining(rate)
+        assert n / linear(n) >= rate
+        assert n == 1 or (n - 1) / linear(n - 1) < rate
+    most = sizes.sustaining(1e9)
+    assert most / linear(most) >= 0.97 * sizes.peak_rate
+
+
+def test_within_is_the_largest_size_that_fits() -> None:
+    sizes = plan([1.0, 2.0, 3.0, 4.0])
+    assert [sizes.within(t, 4) for t in (0.5, 1.0, 2.5, 99.0)] == [0, 1, 2, 4]
+    assert sizes.within(99.0, 2) == 2

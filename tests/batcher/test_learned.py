@@ -1,0 +1,132 @@
+"""What the learned policy decides when it knows what batches cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from headrace.batcher.learned import Learned
+from headrace.batcher.request import Batch, Dispatch, Drop, Reason, Request, Why
+from headrace.batcher.scheduler import Scheduler
+from headrace.batcher.state import Limits
+
+
+def scheduler(cost: Callable[[int], float], executors: int = 1, cap: int = 32) -> Scheduler:
+    """One whose costs are known: `cost(n)` seconds for n rows."""
+    kinds = {f"e{n}": "cpu" for n in range(executors)}
+    sched = Scheduler(kinds, Learned(), Limits(max_batch_rows=cap))
+    table = sched.state.cost.table("cpu", "k", 0.0)
+    for _ in range(20):
+        for n in range(1, cap + 1):
+            table.observe(n, cost(n))
+    return sched
+
+
+def pays(n: int) -> float:
+    return 0.010 + 0.0001 * n
+
+
+def loses(n: int) -> float:
+    return 0.004 * n * (1 + 0.01 * n)
+
+
+def submit(
+    sched: Scheduler, count: int, arrival: float = 0.0, deadline: float = float("inf")
+) -> list[Request]:
+    requests = [
+        Request(key="k", payload=None, arrival=arrival, deadline=deadline) for _ in range(count)
+    ]
+    for request in requests:
+        assert sched.submit(request) is None
+    return requests
+
+
+def batches(sched: Scheduler, now: float) -> list[Batch]:
+    return [action.batch for action in sched.step(now) if isinstance(action, Dispatch)]
+
+
+def test_it_takes_all_where_batching_pays() -> None:
+    sched = scheduler(pays)
+    submit(sched, 20)
+    (batch,) = batches(sched, 0.0)
+    assert batch.rows == 20
+    assert batch.reason is Reason.EXECUTOR_IDLE
+    assert batch.expected == pytest.approx(pays(20), rel=0.05)
+
+
+def test_it_never_makes_a_batch_that_is_worse_than_two() -> None:
+    sched = scheduler(loses)
+    submit(sched, 20)
+    (batch,) = batches(sched, 0.0)
+    assert batch.rows == 1
+    assert batch.reason is Reason.NO_GAIN
+
+
+def test_executors_take_equal_shares() -> None:
+    sched = scheduler(loses, executors=2)
+    submit(sched, 2)
+    assert [b.rows for b in batches(sched, 0.0)] == [1, 1]
+
+
+def test_a_deadline_makes_the_batch_smaller() -> None:
+    sched = scheduler(lambda n: 0.001 * n + 0.001)
+    submit(sched, 1)
+    sched.step(0.0)
+    submit(sched, 8, arrival=0.0, deadline=0.0115)
+    sched.complete("e0", 0.002)
+    (batch,) = batches(sched, 0.006)  # later than predicted when they were accepted
+    assert 1 < batch.rows < 8
+    assert batch.reason is Reason.DEADLINE
+    assert batch.expected <= 0.0115 - 0.006
+
+
+def test_what_cannot_be_in_time_is_refused_on_arrival_with_the_predicted_wait() -> None:
+    sched = scheduler(loses)
+    submit(sched, 100, deadline=100.0)
+    refusal = sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.05))
+    assert refusal is None, "it is the most urgent: nothing stands before it"
+    late = Request(key="k", payload=None, arrival=0.0, deadline=0.003)
+    refusal = sched.submit(late)
+    assert refusal is not None
+    assert refusal.why is Why.TOO_LATE
+    assert "it is 3.0 ms away, the answer is predicted in 4.0 ms" in refusal.message
+    assert refusal.retry_after > 0
+
+
+def test_an_overload_is_refused_not_computed_for_nobody() -> None:
+    """400 requests with a deadline of 1 s at once, at 64 a second: what runs is in time."""
+    sched = scheduler(lambda n: n / 64, cap=8)
+    accepted, refused = [], 0
+    for _ in range(400):
+        request = Request(key="k", payload=None, arrival=0.0, deadline=1.0)
+        if sched.submit(request) is None:
+            accepted.append(request)
+        else:
+            refused += 1
+    assert refused >= 400 - 64 - 8
+    now, late = 0.0, 0
+    while sched.state.queued_requests or any(sched.state.running.values()):
+        for batch in batches(sched, now):
+            now += batch.rows / 64
+            late += sum(request.deadline < now - 1e-9 for request in batch.requests)
+            sched.complete("e0", batch.rows / 64)
+    assert late <= 8
+    assert len(accepted) - late >= 50
+
+
+def test_what_became_hopeless_is_let_go_before_its_deadline() -> None:
+    sched = scheduler(pays)
+    submit(sched, 1)
+    sched.step(0.0)
+    (hopeful,) = submit(sched, 1, arrival=0.001, deadline=0.025)
+    actions = sched.step(0.020)  # the run that was to take 10 ms still runs
+    assert [type(action) for action in actions] == [Drop]
+    assert actions[0].request is hopeful  # type: ignore[union-attr]
+    assert actions[0].why is Why.OVERTAKEN  # type: ignore[union-attr]
+
+
+def test_without_costs_it_works_all_the_same() -> None:
+    sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=4))
+    submit(sched, 6)
+    assert [b.rows for b in batches(sched, 0.0)] == [4]
