@@ -16,6 +16,8 @@ from headrace.server.models.repository import Catalogue
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
 
+_BAR = 30  # characters
+
 
 def main(path: pathlib.Path, provider: str) -> int:
     """Prints the contracts of the model, or models, at `path`. Returns the exit code."""
@@ -59,8 +61,24 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
         f"executors: {plan.instances} of {plan.session.intra_op_threads} threads on "
         f"{plan.session.provider.value}; loaded and checked in {seconds:.2f} s"
     )
+    _show_costs(console, model)
     for key in model.options.not_honoured:
         console.print(f"set in the configuration, without effect here: {key}", markup=False)
+
+
+def _show_costs(console: Console, model: ServedModel) -> None:
+    """What batches were measured to cost, and how many rows a second each size gives."""
+    costs = model.costs
+    if costs is None or not costs.known:
+        console.print("costs: synthetic inputs were refused, they will be learned from requests")
+        return
+    rates = {size: size / costs.seconds(size) for size in costs.sizes}
+    best = max(rates.values())
+    table = Table("rows", "ms per batch", "rows/s per executor", "", title="Measured cost")
+    for size, rate in rates.items():
+        bar = "█" * max(1, round(_BAR * rate / best))
+        table.add_row(str(size), f"{costs.seconds(size) * 1e3:.2f}", f"{rate:.0f}", bar)
+    console.print(table)
 
 
 def _shape(tensor: TensorSpec, batched: bool) -> str:

@@ -177,12 +177,10 @@ class Registry:
             for other in loading:  # the old versions serve on
                 del current[other]
             return
-        for other in loading:
-            reason = f"version {version} failed to load"
-            current[other] = Entry(name, other, UNAVAILABLE, reason)
-        if version:
-            current.pop("", None)
-        current[version] = Entry(name, version, UNAVAILABLE, str(error))
+        reason = f"version {version} failed to load"
+        failed = {other: Entry(name, other, UNAVAILABLE, reason) for other in loading}
+        failed[version] = Entry(name, version, UNAVAILABLE, str(error))
+        self._entries[name] = failed  # what is remembered of an earlier load is past
         await self.listener.set_model(name, False)
 
     async def _replace(self, name: str, fresh: dict[str, Entry]) -> None:

@@ -34,7 +34,7 @@ class ModelSource:
         versions = {
             int(folder.name): folder / options.filename
             for folder in self.path.iterdir()
-            if folder.is_dir() and folder.name.isdecimal() and folder.name != "0"
+            if folder.is_dir() and folder.name.isdecimal() and int(folder.name) > 0
         }
         found = {version: file for version, file in versions.items() if file.is_file()}
         if not found and (self.path / options.filename).is_file():
@@ -49,11 +49,13 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder whose sub-folders are models. They may come and go."""
+    """A folder whose sub-folders are models. They may come and go, and so may the folder."""
 
     path: pathlib.Path
 
     def sources(self) -> dict[str, ModelSource]:
+        if not self.path.is_dir():
+            return {}
         return {
             folder.name: ModelSource(folder.name, folder)
             for folder in sorted(self.path.iterdir())

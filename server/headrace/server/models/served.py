@@ -94,15 +94,20 @@ class ServedModel:
         self.runner = Runner(
             self._executors, make_policy(options), limits, time.monotonic, self.statistics
         )
-        for rows, seconds in opened.profile.runs:
-            self._profiled(opened.profile).observe(rows, seconds)
+        self.costs = self._learn(opened.profile)
 
     def __repr__(self) -> str:
         return f"<ServedModel: {self.spec.name} version {self.spec.version}, {self.runner!r}>"
 
-    def _profiled(self, profile: Profile) -> CostTable:
+    def _learn(self, profile: Profile) -> CostTable | None:
+        """The costs of the profiled key, from its runs; None where nothing could be profiled."""
+        if profile.key is None:
+            return None
         executor = self._executors[0].name
-        return self.runner.state.table(executor, profile.key, profile.row_bytes)
+        table = self.runner.state.table(executor, profile.key, profile.row_bytes)
+        for rows, seconds in profile.runs:
+            table.observe(rows, seconds)
+        return table
 
     async def close(self) -> None:
         """Answers what was accepted, then lets go of threads and sessions."""
