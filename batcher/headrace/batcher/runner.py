@@ -59,7 +59,7 @@ class Runner:
         self._decision: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self._draining = False
+        self._draining = self._aborted = False
         self._empty: asyncio.Event = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -96,8 +96,14 @@ class Runner:
         await self._empty.wait()
 
     def abort(self) -> None:
-        """Ends every waiting request with Draining. What runs, runs on."""
-        self._draining = True
+        """Ends every waiting request with Draining, and tells what runs to stop."""
+        self._draining = self._aborted = True
+        for batch in self.state.running.values():
+            if batch is not None:
+                self._executors[batch.executor].abandon(batch)
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
         for request in self._scheduler.withdraw_all():
             self._drop(request, Why.DRAINING)
         if self._idle():
@@ -145,20 +151,30 @@ class Runner:
         self._observer.completed(batch, completion, now)
         results = dict(zip(batch.requests, completion.results, strict=False))
         for request in ended:
-            future = self._take(request, now)
-            if future is None:
-                continue
-            if completion.error is not None:
-                self._observer.failed(request, now)
-                failure = ExecutionFailed(str(completion.error))
-                failure.__cause__ = completion.error
-                future.set_exception(failure)
-            else:
-                self._observer.answered(request, batch, completion, now)
-                queued = request.started - request.arrival
-                total = now - request.arrival
-                future.set_result(Answer(results[request], batch, completion, queued, total))
-        self._decide_soon()
+            self._end(request, results.get(request), batch, completion, now)
+        if self._aborted:
+            self._end_waiting()  # a batch of several that was stopped waits again
+        else:
+            self._decide_soon()
+
+    def _end(
+        self, request: Request, result: Any, batch: Batch, completion: Completion, now: float
+    ) -> None:
+        future = self._take(request, now)
+        if future is None:
+            return
+        if completion.error is None:
+            self._observer.answered(request, batch, completion, now)
+            queued, total = request.started - request.arrival, now - request.arrival
+            future.set_result(Answer(result, batch, completion, queued, total))
+        elif self._aborted:
+            self._observer.dropped(request, Why.DRAINING, now)
+            future.set_exception(Draining("the server is shutting down"))
+        else:
+            self._observer.failed(request, now)
+            failure = ExecutionFailed(str(completion.error))
+            failure.__cause__ = completion.error
+            future.set_exception(failure)
 
     def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
         """The future of `request`, to be ended; None when its caller left in this very turn."""

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 # What remains for the transport to send last answers once nothing is in flight any more.
 _FLUSH_SECONDS = 1.0
+# How long a run may take to notice that it has been told to stop: one operator of its graph.
+_ABORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class App:
         """Raises ConfigurationError when the models' paths hold no models."""
         self.settings = settings
         self.registry = Registry(Catalogue(settings.models), Provider(settings.provider))
+        self.stuck = False
         self._ready = False
         self._health = rpc.Health()
         self.registry.listener = self._health
@@ -91,10 +94,18 @@ class App:
             await asyncio.wait_for(self.registry.drain(), grace)
         except TimeoutError:
             _log.warning("the grace period of %g s is over, ending what still waits", grace)
-            self.registry.abort()
+            await self._abort()
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
         self._metrics.close()
+
+    async def _abort(self) -> None:
+        self.registry.abort()
+        try:
+            await asyncio.wait_for(self.registry.drain(), _ABORT_SECONDS)
+        except TimeoutError:
+            _log.error("a run did not stop within %g s", _ABORT_SECONDS)
+            self.stuck = True
 
     def _samples(self) -> list[Sample]:
         return [
@@ -114,13 +125,17 @@ async def running(settings: Settings) -> AsyncIterator[tuple[App, Addresses]]:
         await app.stop()
 
 
-async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then stops in order; a second signal stops at once."""
+async def serve(settings: Settings) -> bool:
+    """Serves until SIGTERM or SIGINT, then stops in order; a second signal stops at once.
+
+    Returns whether everything has ended. If not, a thread still runs inside ONNX Runtime, and the
+    interpreter must not be torn down around it.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with running(settings) as (_, addresses):
+    async with running(settings) as (app, addresses):
         print(  # noqa: T201 (the contract: the first line on standard output says where)
             f"headrace serves gRPC on {addresses.grpc} and HTTP on {addresses.http}", flush=True
         )
@@ -129,3 +144,4 @@ async def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     _log.info("stopped")
+    return not app.stuck

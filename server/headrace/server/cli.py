@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import os
 import pathlib
 import sys
 import typing
@@ -82,24 +84,27 @@ def _serve(namespace: argparse.Namespace) -> int:
     try:
         settings = load_settings(flags, namespace.config)
         logs.configure(settings.log_format, settings.log_level)
-        _run(serve(settings))
+        ended = _run(serve(settings))
     except ConfigurationError as error:
         print(f"headrace serve: {error}", file=sys.stderr)
         return EXIT_USAGE
     except ServerError as error:
         print(f"headrace serve: {error}", file=sys.stderr)
         return EXIT_FAILURE
+    if not ended:
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
-def _run(main_task: typing.Coroutine[None, None, None]) -> None:
+def _run(main_task: typing.Coroutine[None, None, bool]) -> bool:
     """Runs on uvloop where it is installed; it is not on Windows."""
     try:
         import uvloop
     except ModuleNotFoundError:
-        asyncio.run(main_task)
-    else:
-        uvloop.run(main_task)
+        return asyncio.run(main_task)
+    ended: bool = uvloop.run(main_task)
+    return ended
 
 
 def _demo(namespace: argparse.Namespace) -> int:

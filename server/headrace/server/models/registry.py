@@ -53,6 +53,7 @@ class Registry:
         self._locks: dict[str, asyncio.Lock] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._alive: set[ServedModel] = set()
         self.listener = ModelListener()
 
     def get(self, name: str, version: str = "") -> ServedModel:
@@ -166,6 +167,7 @@ class Registry:
                 for entry in fresh.values():
                     self._retire(entry)
                 raise failure from error
+            self._alive.add(model)
             fresh[version] = Entry(name, version, READY, model=model)
             _log_loaded(model)
         return fresh
@@ -210,7 +212,7 @@ class Registry:
                     models.append(entry.model)
                     entry.model = None
             for model in models:
-                await model.close()
+                await self._close(model)
             for entry in entries.values():
                 entry.state, entry.reason = UNAVAILABLE, "unloaded"
         _log.info("model %s was unloaded", name)
@@ -219,18 +221,20 @@ class Registry:
         """Closes an entry's model in the background: it answers what it has accepted."""
         if entry.model is None:
             return
-        self._finish(entry.model.close(), self._closing)
+        self._finish(self._close(entry.model), self._closing)
         entry.model = None
+
+    async def _close(self, model: ServedModel) -> None:
+        await model.close()
+        self._alive.discard(model)
 
     async def drain(self) -> None:
         """Returns when everything that was accepted is answered. Takes no more work."""
-        models = self.ready_models()
-        closing = [*(model.close() for model in models), *self._closing]
-        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(*(self._close(model) for model in self._alive))
 
     def abort(self) -> None:
-        """Ends what still waits, with an error."""
-        for model in self.ready_models():
+        """Ends what still waits, and stops what runs, with an error."""
+        for model in self._alive:
             model.runner.abort()
 
 

@@ -83,6 +83,7 @@ class ServedModel:
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
         self.statistics = ModelStatistics()
+        self._closing: asyncio.Task[None] | None = None
         kind, loop = plan.session.provider.value, asyncio.get_running_loop()
         self._executors = [
             OnnxExecutor(f"{spec.name}/{spec.version}/{kind}{number}", kind, session, loop)
@@ -110,7 +111,15 @@ class ServedModel:
         return table
 
     async def close(self) -> None:
-        """Answers what was accepted, then lets go of threads and sessions."""
+        """Answers what was accepted, then lets go of threads and sessions.
+
+        May be called more than once; a caller who is cancelled does not stop it half-way.
+        """
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await self.runner.drain()
         for executor in self._executors:
             await asyncio.to_thread(executor.close)

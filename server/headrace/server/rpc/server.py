@@ -22,6 +22,7 @@ from headrace.server.rpc.service import InferenceService, guarded
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_MOST_PENDING = 1 << 20
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -59,6 +60,11 @@ def build(
             ("grpc.max_send_message_length", -1),
             # Two servers on one port would take each other's calls unnoticed.
             ("grpc.so_reuseport", 0),
+            # From the first number to the second gRPC cancels calls that it has not handed to us
+            # yet, at random, and tells their callers nothing else; by default from 1,000. Who may
+            # wait is our queue's decision: what it refuses learns why, and when to come back.
+            ("grpc.server.max_pending_requests", _MOST_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
             # gRPC's default of five minutes would cut off clients that watch quiet streams.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
