@@ -1,0 +1,33 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+
+import pytest
+
+# Turns of the event loop that a task which was told to end may take to do so.
+_TURNS = 100
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left_behind(request: pytest.FixtureRequest) -> None:
+    """A task that outlives its test works on for nobody, and hides what it was waiting for."""
+    function = getattr(request, "function", None)
+    if inspect.iscoroutinefunction(function):
+        request.getfixturevalue("_watched_tasks")
+
+
+@pytest.fixture
+async def _watched_tasks() -> AsyncIterator[None]:
+    """Set up before all other fixtures of the test, so its end comes after theirs."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(_TURNS):
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0)
+    pytest.fail(f"the test left tasks behind: {left}")

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pathlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from headrace.server.executors.session import Provider
+from headrace.server.models.registry import Registry
+from headrace.server.models.repository import Catalogue
+from server.models.repositories import Gate, Listener, put
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    made = Gate()
+    monkeypatch.setattr("headrace.server.executors.onnx.run_session", made.run)
+    return made
+
+
+@pytest.fixture
+def repository(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Holds model 'm', version 1, which adds 1."""
+    put(tmp_path, 1, 1.0)
+    return tmp_path
+
+
+@pytest.fixture
+async def registry(repository: pathlib.Path, gate: Gate) -> AsyncIterator[Registry]:
+    made = Registry(Catalogue([repository]), Provider.CPU)
+    made.listener = Listener()
+    yield made
+    gate.open()
+    await made.drain()

@@ -1,0 +1,138 @@
+"""Where models are found, and what is said of paths that hold none."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from headrace.server.errors import ConfigurationError, LoadFailed
+from headrace.server.models.options import ModelOptions
+from headrace.server.models.repository import Catalogue, ModelSource
+
+
+def touch(root: pathlib.Path, *paths: str) -> pathlib.Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def refused(*paths: pathlib.Path) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        Catalogue(paths)
+    return str(caught.value)
+
+
+def test_a_file(tmp_path: pathlib.Path) -> None:
+    path = touch(tmp_path, "net.onnx") / "net.onnx"
+    source = Catalogue([path]).sources()["net"]
+    assert source.files(source.options()) == {1: path}
+    assert source.options() == ModelOptions()
+
+
+@pytest.mark.parametrize("entry", ["1/model.onnx", "config.pbtxt", "model.toml", "model.onnx"])
+def test_a_models_folder(tmp_path: pathlib.Path, entry: str) -> None:
+    folder = touch(tmp_path, f"net/{entry}") / "net"
+    assert Catalogue([folder]).sources() == {"net": ModelSource("net", folder)}
+
+
+def test_the_working_directory_has_a_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(touch(tmp_path, "net/1/model.onnx") / "net")
+    assert list(Catalogue([pathlib.Path()]).sources()) == ["net"]
+
+
+def test_a_repository(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "b/1/model.onnx", "a/config.pbtxt", "broken/readme", ".git/1/x", "notes.txt")
+    assert list(Catalogue([tmp_path]).sources()) == ["a", "b", "broken"]
+
+
+def test_models_of_a_repository_may_come_and_go(tmp_path: pathlib.Path) -> None:
+    catalogue = Catalogue([touch(tmp_path, "a/1/model.onnx")])
+    touch(tmp_path, "b/1/model.onnx")
+    assert list(catalogue.sources()) == ["a", "b"]
+    (tmp_path / "a").rename(tmp_path / ".a")
+    assert list(catalogue.sources()) == ["b"]
+
+
+def test_several_paths(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "repository/a/1/model.onnx", "b/1/model.onnx", "c.onnx")
+    paths = [tmp_path / "repository", tmp_path / "b", tmp_path / "c.onnx"]
+    assert sorted(Catalogue(paths).sources()) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("x/net.onnx", "y/net.onnx"), ("x/net.onnx", "net"), ("x/net.onnx", "r"), ("net", "r")],
+)
+def test_a_name_is_taken_once(tmp_path: pathlib.Path, first: str, second: str) -> None:
+    touch(tmp_path, "x/net.onnx", "y/net.onnx", "net/1/model.onnx", "r/net/1/model.onnx")
+    said = "MODEL: more than one model is called net"
+    assert refused(tmp_path / first, tmp_path / second) == said
+    assert refused(tmp_path / second, tmp_path / first) == said
+
+
+def test_a_path_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "gone"
+    assert refused(path) == f"MODEL: no such file or folder: {path}"
+
+
+def test_a_file_that_is_no_model(tmp_path: pathlib.Path) -> None:
+    path = touch(tmp_path, "net.pt") / "net.pt"
+    assert refused(path) == f"MODEL: expected an .onnx file or a folder, got {path}"
+
+
+def test_a_folder_without_models_is_described(tmp_path: pathlib.Path) -> None:
+    assert refused(tmp_path).endswith(": it holds nothing")
+    touch(tmp_path, *"fedcba")
+    assert refused(tmp_path).endswith(
+        "is neither a model folder (<version>/model.onnx) nor a repository of them: "
+        "it holds a, b, c, d, e, ..."
+    )
+
+
+def versions(folder: pathlib.Path, **options: str) -> list[int]:
+    return sorted(ModelSource("net", folder).files(ModelOptions(**options)))  # type: ignore[arg-type]
+
+
+def test_versions_are_folders_whose_names_are_numbers_from_1(tmp_path: pathlib.Path) -> None:
+    touch(
+        tmp_path,
+        *(f"{name}/model.onnx" for name in ("1", "12", "0", "00", "-1", "1.5", "v2", "latest")),
+        "3/other.onnx",
+        "5",
+    )
+    assert versions(tmp_path) == [1, 12]
+    assert versions(tmp_path, filename="other.onnx") == [3]
+
+
+def test_a_model_without_versions_is_version_1(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "model.onnx", "2/readme")
+    assert ModelSource("net", tmp_path).files(ModelOptions()) == {1: tmp_path / "model.onnx"}
+
+
+@pytest.mark.parametrize("entry", ["0/model.onnx", "v1/model.onnx", "1/net.onnx"])
+def test_a_folder_without_a_version_says_what_was_expected(
+    tmp_path: pathlib.Path, entry: str
+) -> None:
+    folder = touch(tmp_path, f"net/{entry}") / "net"
+    with pytest.raises(LoadFailed) as caught:
+        versions(folder)
+    assert str(caught.value) == (
+        "expected <version>/model.onnx in net, with a version that is a number from 1, "
+        f"got {entry.split('/')[0]}"
+    )
+
+
+def test_a_folder_that_is_gone(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(LoadFailed, match="no such model folder any more"):
+        versions(tmp_path / "gone")
+
+
+def test_a_repository_that_is_gone_has_no_models(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "r/a/1/model.onnx")
+    catalogue = Catalogue([tmp_path / "r"])
+    (tmp_path / "r").rename(tmp_path / "moved")
+    assert catalogue.sources() == {}

@@ -1,0 +1,91 @@
+"""How a model is laid out, when nothing or something is said about it."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from headrace.batcher.fixed import Fixed
+from headrace.batcher.learned import Learned
+from headrace.server.errors import LoadFailed
+from headrace.server.executors.session import Provider
+from headrace.server.models import served
+from headrace.server.models.options import ModelOptions, TensorDeclaration
+from headrace.server.models.served import make_plan, make_policy
+from server import graphs
+from server.conftest import Load
+
+
+@pytest.fixture(autouse=True)
+def _four_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "usable_cpus", lambda: 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "instances", "threads"),
+    [
+        ({}, 4, 1),
+        ({"intra_op_threads": 2}, 2, 2),
+        ({"intra_op_threads": 9}, 1, 9),
+        ({"instances": 6}, 6, 1),
+        ({"instances": 3, "intra_op_threads": 4}, 3, 4),
+    ],
+)
+def test_the_plan_fits_the_processors(
+    options: dict[str, Any], instances: int, threads: int
+) -> None:
+    plan = make_plan(ModelOptions(**options), Provider.CPU)
+    assert (plan.instances, plan.session.intra_op_threads) == (instances, threads)
+
+
+def test_cuda_has_one_executor_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "resolve", lambda wanted: wanted)
+    plan = make_plan(ModelOptions(provider=Provider.CUDA, device_id=2), Provider.CPU)
+    assert (plan.instances, plan.session.device_id) == (1, 2)
+    assert plan.session.provider is Provider.CUDA
+
+
+def test_batches_are_learned_unless_the_configuration_insists() -> None:
+    assert isinstance(make_policy(ModelOptions()), Learned)
+    assert isinstance(make_policy(ModelOptions(preferred_batch_sizes=(4,))), Fixed)
+    assert isinstance(make_policy(ModelOptions(max_delay=0.0)), Fixed)
+
+
+async def test_a_model_that_mixes_rows_is_served_unbatched_and_says_why(load: Load) -> None:
+    spec = (await load(graphs.centred())).spec
+    assert (spec.batched, spec.max_batch_size) == (False, 1)
+    assert spec.unbatched_because.startswith("output 'y' of a row depends on the rows beside it")
+
+
+async def test_the_bounds_of_the_queue(load: Load) -> None:
+    limits = (await load(graphs.plus(1.0), max_batch_size=3, max_queued_requests=5)).runner.state
+    assert (limits.limits.max_batch_rows, limits.limits.max_queued_requests) == (3, 5)
+
+
+@pytest.mark.parametrize(("threads", "shared"), [(1, True), (2, False)])
+async def test_executors_share_a_session_that_has_no_threads_of_its_own(
+    load: Load, threads: int, shared: bool
+) -> None:
+    model = await load(graphs.plus(1.0), instances=3, intra_op_threads=threads)
+    sessions = [executor._session for executor in model._executors]
+    assert (sessions[0] is sessions[1]) is shared
+    names = [executor.name for executor in model._executors]
+    assert names == ["m/1/cpu0", "m/1/cpu1", "m/1/cpu2"]
+
+
+@pytest.mark.parametrize("place", [".", "1"])
+async def test_labels_lie_beside_the_model_or_its_versions(
+    load: Load, tmp_path: pathlib.Path, place: str
+) -> None:
+    folder = tmp_path / "loaded" / "m" / place
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "labels.txt").write_text("cat\ndog\n")
+    model = await load(graphs.plus(1.0), outputs=(TensorDeclaration("y", labels="labels.txt"),))
+    assert model.labels == {"y": ["cat", "dog"]}
+
+
+async def test_labels_that_are_not_there(load: Load) -> None:
+    with pytest.raises(LoadFailed, match=r"output 'y': no label file labels\.txt"):
+        await load(graphs.plus(1.0), outputs=(TensorDeclaration("y", labels="labels.txt"),))

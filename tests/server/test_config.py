@@ -1,0 +1,105 @@
+"""Flags over environment over file; everything wrong is told at once, by key and origin."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+from headrace.server.config import Settings, load_settings
+from headrace.server.errors import ConfigurationError
+
+MODELS = {"models": [pathlib.Path("m.onnx")]}
+
+
+@pytest.fixture
+def file(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "headrace.toml"
+
+
+def wrong(
+    flags: dict[str, Any], file: pathlib.Path | None = None, environment: Any = None
+) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(flags, file, environment or {})
+    return sorted(str(caught.value).splitlines())
+
+
+def test_defaults() -> None:
+    settings = load_settings(MODELS, None, {})
+    assert settings == Settings.model_validate(MODELS)
+    assert (settings.host, settings.grpc_port, settings.http_port) == ("127.0.0.1", 8001, 8002)
+
+
+def test_flags_over_environment_over_file(file: pathlib.Path) -> None:
+    file.write_text("grpc_port = 1\nhttp_port = 2\ngrace_seconds = 3\nmodels = ['a']")
+    environment = {"HEADRACE_HTTP_PORT": "20", "HEADRACE_GRACE_SECONDS": "30"}
+    settings = load_settings({"grace_seconds": "300"}, file, environment)
+    assert (settings.grpc_port, settings.http_port, settings.grace_seconds) == (1, 20, 300.0)
+    assert settings.models == [pathlib.Path("a")]
+
+
+def test_several_models_in_the_environment() -> None:
+    settings = load_settings({}, None, {"HEADRACE_MODELS": os.pathsep.join(["a", "b"])})
+    assert settings.models == [pathlib.Path("a"), pathlib.Path("b")]
+
+
+def test_the_environment_of_others_is_left_alone() -> None:
+    load_settings(MODELS, None, {"PATH": "/bin", "HEADRACE": "x", "host": "y"})
+
+
+def test_all_errors_at_once_each_with_its_key_and_origin(file: pathlib.Path) -> None:
+    file.write_text("grpc_port = 70000\nhots = 'x'\n[table]\nkey = 1")
+    environment = {"HEADRACE_HTTP_PORT": "many", "HEADRACE_LOG_FORMAT": "xml"}
+    lines = wrong({"grace_seconds": "-1", **MODELS}, file, environment)
+    expected = {
+        "--grace-seconds: grace_seconds: ": "got '-1'",
+        "HEADRACE_HTTP_PORT: http_port: ": "got 'many'",
+        "HEADRACE_LOG_FORMAT: log_format: ": "'auto', 'human' or 'json', got 'xml'",
+        f"{file}: grpc_port: ": "less than or equal to 65535, got 70000",
+        f"{file}: hots: ": "no such setting",
+        f"{file}: table: ": "no such setting",
+    }
+    assert len(lines) == len(expected)
+    for line, (start, end) in zip(lines, sorted(expected.items()), strict=True):
+        assert line.startswith(start)
+        assert line.endswith(end)
+
+
+def test_a_key_is_only_wrong_where_it_counts(file: pathlib.Path) -> None:
+    file.write_text("grpc_port = 'wrong'")
+    assert load_settings({**MODELS, "grpc_port": "5"}, file, {}).grpc_port == 5
+
+
+def test_nothing_to_serve() -> None:
+    assert wrong({}) == ["models: nothing to serve, name at least one model"]
+
+
+def test_no_models_in_the_file(file: pathlib.Path) -> None:
+    file.write_text("models = []")
+    (line,) = wrong({}, file)
+    assert line.startswith(f"{file}: models: ")
+
+
+def test_an_empty_variable_names_no_model() -> None:
+    (line,) = wrong({}, None, {"HEADRACE_MODELS": ""})
+    assert line.startswith("HEADRACE_MODELS: models")
+
+
+def test_a_wrong_item_is_named_by_its_place(file: pathlib.Path) -> None:
+    file.write_text("models = ['a', 7]")
+    (line,) = wrong({}, file)
+    assert line.startswith(f"{file}: models.1: ")
+
+
+def test_a_file_that_is_not_there(file: pathlib.Path) -> None:
+    assert wrong({}, file) == [f"--config: cannot read {file}: No such file or directory"]
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff = 1"])
+def test_a_file_that_is_not_toml(file: pathlib.Path, content: bytes) -> None:
+    file.write_bytes(content)
+    (line,) = wrong({}, file)
+    assert line.startswith(f"--config: {file} is not TOML: ")

@@ -1,0 +1,82 @@
+"""The one table: each error's status, HTTP code and reason, and its details on the wire."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2
+
+from headrace.batcher import errors as batcher
+from headrace.server import errors
+from headrace.server.errors import Row, message_of, retry_after, rich_status, row_of
+
+Code = grpc.StatusCode
+
+ROWS = [
+    (errors.ModelNotFound("m"), Code.NOT_FOUND, 404, "MODEL_NOT_FOUND"),
+    (errors.InvalidInput("m"), Code.INVALID_ARGUMENT, 400, "INVALID_INPUT"),
+    (batcher.Overloaded("m", 0.25), Code.RESOURCE_EXHAUSTED, 429, "OVERLOADED"),
+    (batcher.Expired("m"), Code.DEADLINE_EXCEEDED, 504, "EXPIRED_IN_QUEUE"),
+    (errors.DeadlineExceeded("m"), Code.DEADLINE_EXCEEDED, 504, "EXPIRED_ON_ARRIVAL"),
+    (errors.ModelUnavailable("m"), Code.UNAVAILABLE, 503, "MODEL_UNAVAILABLE"),
+    (errors.LoadFailed("m"), Code.UNAVAILABLE, 503, "LOAD_FAILED"),
+    (batcher.Draining("m"), Code.UNAVAILABLE, 503, "DRAINING"),
+    (errors.Draining("m"), Code.UNAVAILABLE, 503, "DRAINING"),
+    (errors.Unsupported("m"), Code.UNIMPLEMENTED, 501, "UNSUPPORTED"),
+    (batcher.ExecutionFailed("m"), Code.INTERNAL, 500, "EXECUTION_FAILED"),
+    (RuntimeError("m"), Code.INTERNAL, 500, "INTERNAL"),
+]
+
+
+def details(error: Exception) -> list[AnyMessage]:
+    return list(rich_status(error).details)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "http", "reason"), ROWS, ids=[f"{type(r[0]).__module__}.{r[3]}" for r in ROWS]
+)
+def test_each_row(error: Exception, code: grpc.StatusCode, http: int, reason: str) -> None:
+    assert row_of(error) == Row(code, http, reason)
+    status = rich_status(error)
+    assert (status.code, status.message) == (code.value[0], "m")
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain) == (reason, "headrace")
+
+
+def test_the_table_is_complete() -> None:
+    assert {type(row[0]) for row in ROWS} == {*errors.TABLE, RuntimeError}
+
+
+def test_overload_says_when_to_come_back() -> None:
+    error = batcher.Overloaded("full", 1.5)
+    retry = error_details_pb2.RetryInfo()
+    assert details(error)[1].Unpack(retry)
+    assert retry.retry_delay.ToNanoseconds() == 1_500_000_000
+    assert retry_after(error) == 1.5
+
+
+@pytest.mark.parametrize("error", [row[0] for row in ROWS if row[3] != "OVERLOADED"])
+def test_other_errors_do_not(error: Exception) -> None:
+    assert retry_after(error) is None
+    assert len(details(error)) == 1
+
+
+def test_a_kind_of_error_has_the_row_of_what_it_is_a_kind_of() -> None:
+    class Special(errors.InvalidInput):
+        pass
+
+    assert row_of(Special()).reason == "INVALID_INPUT"
+
+
+def test_an_error_without_words_is_called_by_its_name() -> None:
+    assert message_of(KeyError()) == "KeyError"
+
+
+def test_a_long_message_is_cut_between_characters() -> None:
+    said = message_of(ValueError("x" + "ß" * 5000))
+    assert said.startswith("xß")
+    assert said.endswith("ß...")
+    assert len(said.encode()) < 2000
+    assert message_of(ValueError("ß" * 500)) == "ß" * 500
