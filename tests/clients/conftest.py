@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from clients.fake_server import LONG, Either, FakeServer
 
+from clients.fake_server import LONG, Either, FakeServer
 from headrace.inference.v2 import grpc_service_pb2_grpc as rpc
 
 

@@ -9,8 +9,8 @@ from contextlib import aclosing, closing
 
 import grpc
 import pytest
-from clients.fake_server import LONG, Either, FakeServer, X, fail
 
+from clients.fake_server import LONG, Either, FakeServer, X, fail
 from headrace.client import (
     AsyncClient,
     Client,

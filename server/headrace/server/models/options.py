@@ -72,7 +72,7 @@ class ModelOptions:
     """The honoured part of a model's configuration; None means: not said, the server decides.
 
     max_batch_size: rows; 0 turns batching off. instances: executors. timeout: seconds a request may
-    wait when it brings no deadline of its own; override_timeout lets a caller's be longer.
+    wait when it brings no deadline of its own; override_timeout lets a caller's be shorter.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes.
     not_honoured: keys that were set and have no effect here.
     """
@@ -110,7 +110,7 @@ class _Toml(BaseModel):
     provider: Provider | None = None
     device_id: int = Field(0, ge=0)
     filename: str = "model.onnx"
-    versions: Literal["all"] | list[int] | None = None
+    versions: Literal["all"] | Annotated[list[int], Field(min_length=1)] | None = None
     timeout: float | None = Field(None, gt=0)
     max_queued_requests: int | None = Field(None, ge=1)
     preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -169,8 +169,7 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
     kind = config.backend or config.platform
     if kind not in ("", "onnxruntime", "onnxruntime_onnx"):
         raise LoadFailed(f"backend/platform: expected onnxruntime, got '{kind}'")
-    if config.max_batch_size < 0:
-        raise LoadFailed(f"max_batch_size: expected 0 or more, got {config.max_batch_size}")
+    _check_numbers(config)
     _check_inside("default_model_filename", config.default_model_filename)
     for tensor in config.output:
         _check_inside("output.label_filename", tensor.label_filename)
@@ -198,6 +197,19 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         not_honoured=tuple(_not_honoured(config)),
         source=config,
     )
+
+
+def _check_numbers(config: pb.ModelConfig) -> None:
+    numbers = [("max_batch_size", config.max_batch_size, 0)]
+    numbers += [("instance_group.count", group.count, 0) for group in config.instance_group]
+    key = "dynamic_batching.preferred_batch_size"
+    numbers += [(key, size, 1) for size in config.dynamic_batching.preferred_batch_size]
+    for key, value, least in numbers:
+        if value < least:
+            raise LoadFailed(f"{key}: expected {least} or more, got {value}")
+    policy = config.version_policy
+    if policy.HasField("specific") and not policy.specific.versions:
+        raise LoadFailed("version_policy.specific: expected at least one version, got none")
 
 
 def _check_inside(key: str, name: str) -> None:

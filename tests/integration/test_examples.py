@@ -1,0 +1,34 @@
+"""The programs in examples/, run as a reader would run them."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from support import models, server
+
+EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_it_runs_and_says_what_it_got(tmp_path: pathlib.Path, example: pathlib.Path) -> None:
+    target = tmp_path / "doubled.onnx"
+    models.save(models.scaled(), target)
+    with server.serving(tmp_path / "log", target) as running:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", example, running.grpc],
+            capture_output=True,
+            text=True,
+            timeout=server.PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "doubled" in done.stdout
+    assert "y" in done.stdout
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"call_async", "call_sync", "stream"}
