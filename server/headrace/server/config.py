@@ -24,25 +24,30 @@ class Settings(BaseModel):
     models: list[pathlib.Path] = Field(
         min_length=1, description=".onnx files, model folders, or repositories of models"
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
-    grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    grpc_port: int = Field(
+        default=8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one"
+    )
     http_port: int = Field(
-        8002, ge=0, le=65535, description="port of health and metrics over HTTP; 0 takes a free one"
+        default=8002,
+        ge=0,
+        le=65535,
+        description="port of health and metrics over HTTP; 0 takes a free one",
     )
     provider: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where models run unless their own configuration says"
+        default="auto", description="where models run unless their own configuration says"
     )
     grace_seconds: float = Field(
-        30.0, ge=0, description="how long a stopping server may answer what it has accepted"
+        default=30.0, ge=0, description="how long a stopping server may answer what it has accepted"
     )
     max_message_bytes: int = Field(
-        256 << 20, ge=1 << 10, description="largest gRPC message accepted"
+        default=256 << 20, ge=1 << 10, description="largest gRPC message accepted"
     )
     log_format: Literal["auto", "human", "json"] = Field(
-        "auto", description="human on a terminal and JSON otherwise, unless said"
+        default="auto", description="human on a terminal and JSON otherwise, unless said"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe message that is logged"
+        default="info", description="least severe message that is logged"
     )
 
 

@@ -99,9 +99,15 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         rows=max(1, rows),
         nbytes=sum(_nbytes(tensor.array) for _, tensor in inputs),
         deadline=deadline,
-        priority=min(request.priority or model.options.default_priority or 1, _LOWEST_PRIORITY),
+        priority=_priority(model, request.priority),
         solo=solo,
     )
+
+
+def _priority(model: ServedModel, asked: int) -> int:
+    """The level asked for, or the model's default; below the lowest level is the lowest."""
+    options = model.options
+    return min(asked or options.default_priority or 1, options.priority_levels or _LOWEST_PRIORITY)
 
 
 def _deadline(model: ServedModel, request: InferenceRequest) -> float:

@@ -167,6 +167,15 @@ def test_instances(
         ('backend: "tensorrt"', "backend/platform: expected onnxruntime, got 'tensorrt'"),
         ('platform: "tensorrt_plan"', "backend/platform: expected onnxruntime, got 'tensorrt_plan"),
         ("max_batch_size: -1", "max_batch_size: expected 0 or more, got -1"),
+        ("instance_group { count: -2 }", "instance_group.count: expected 0 or more, got -2"),
+        (
+            "dynamic_batching { preferred_batch_size: [ 4, 0 ] }",
+            "dynamic_batching.preferred_batch_size: expected 1 or more, got 0",
+        ),
+        (
+            "version_policy { specific {} }",
+            "version_policy.specific: expected at least one version, got none",
+        ),
         (
             'parameters { key: "intra_op_thread_count" value { string_value: "-1" } }',
             "parameters.intra_op_thread_count: expected a number of threads, got '-1'",
@@ -252,10 +261,10 @@ def test_toml_may_ask_for_all_versions(folder: pathlib.Path) -> None:
 
 def test_all_errors_of_a_toml_at_once(folder: pathlib.Path) -> None:
     with pytest.raises(LoadFailed) as caught:
-        toml(folder, 'max_batch_size = -1\nbach = 2\nprovider = "tpu"\ntimeout = 0')
+        toml(folder, 'max_batch_size = -1\nbach = 2\nprovider = "tpu"\nversions = []')
     said = str(caught.value)
     assert said.startswith("model.toml: ")
-    for key in ("max_batch_size: ", "bach: ", "provider: ", "timeout: "):
+    for key in ("max_batch_size: ", "bach: ", "provider: ", "versions"):
         assert key in said
 
 

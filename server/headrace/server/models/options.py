@@ -103,18 +103,18 @@ class _Toml(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_batch_size: int | None = Field(None, ge=0)
-    instances: int | None = Field(None, ge=1)
-    intra_op_threads: int | None = Field(None, ge=1)
-    inter_op_threads: int | None = Field(None, ge=1)
+    max_batch_size: int | None = Field(default=None, ge=0)
+    instances: int | None = Field(default=None, ge=1)
+    intra_op_threads: int | None = Field(default=None, ge=1)
+    inter_op_threads: int | None = Field(default=None, ge=1)
     provider: Provider | None = None
-    device_id: int = Field(0, ge=0)
+    device_id: int = Field(default=0, ge=0)
     filename: str = "model.onnx"
     versions: Literal["all"] | Annotated[list[int], Field(min_length=1)] | None = None
-    timeout: float | None = Field(None, gt=0)
-    max_queued_requests: int | None = Field(None, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
+    max_queued_requests: int | None = Field(default=None, ge=1)
     preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    max_delay: float | None = Field(None, ge=0)
+    max_delay: float | None = Field(default=None, ge=0)
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:
@@ -285,6 +285,9 @@ def _not_honoured(config: pb.ModelConfig) -> list[str]:
     found += [key for t in config.output for key in _unknown(t, _HONOURED_TENSOR, "output.")]
     for group in config.instance_group:
         found += _unknown(group, _HONOURED_INSTANCES, "instance_group.")
+        if list(group.gpus[1:]) or group.kind != config.instance_group[0].kind:
+            # All executors are on one device: that of the first group, its first GPU.
+            found.append("instance_group: kinds and gpus beyond the first")
     found += [f"parameters.{key}" for key in config.parameters if key not in _THREAD_PARAMETERS]
     return sorted(set(found))
 

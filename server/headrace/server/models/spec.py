@@ -108,6 +108,9 @@ def read_spec(
     inputs = [_read(node) for node in session.get_inputs()]
     inputs += [replace(_read(node), optional=True) for node in _overridable(session)]
     outputs = [_read(node) for node in session.get_outputs()]
+    types = {spec.datatype for spec in (*inputs, *outputs)}
+    if types >= {"BF16", "BYTES"}:
+        raise LoadFailed("ONNX Runtime's Python interface cannot run BF16 and text in one model")
     problems = _undeclared("input", inputs, options.inputs)
     problems += _undeclared("output", outputs, options.outputs)
     if problems:

@@ -39,6 +39,8 @@ def decode(wire: WireRequest, arrival: float, remaining: float | None) -> Infere
     timeout, priority = _scheduling(message.parameters)
     for output in message.outputs:
         _refuse_shared_memory(f"output '{output.name}'", output.parameters)
+        if "classification" in output.parameters:
+            _class_count(output)  # refused before the model runs, not after
     return InferenceRequest(
         model=message.model_name,
         version=message.model_version,
