@@ -30,4 +30,5 @@ async def _watched_tasks() -> AsyncIterator[None]:
         if not left:
             return
         await asyncio.sleep(0)
-    pytest.fail(f"the test left tasks behind: {left}")
+    names = sorted(str(task.get_coro()) for task in left)
+    pytest.fail(f"the test left {len(left)} tasks behind: {', '.join(names[:5])}")

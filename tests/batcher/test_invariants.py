@@ -82,8 +82,9 @@ class Histories(RuleBasedStateMachine):
             assert not full
             assert not heavy or self.state.queued_requests == 1
         else:
-            assert full or heavy or (refusal.why is Why.TOO_LATE and patience < math.inf)
-            assert refusal.retry_after > 0
+            late = refusal.why in (Why.TOO_LATE, Why.TOO_SHORT)
+            assert full or heavy or (late and patience < math.inf)
+            assert refusal.retry_after > 0 or refusal.why is Why.TOO_SHORT
             self.end(request)
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.6, 5.0]))

@@ -84,14 +84,37 @@ def test_a_deadline_makes_the_batch_smaller() -> None:
 def test_what_cannot_be_in_time_is_refused_on_arrival_with_the_predicted_wait() -> None:
     sched = scheduler(loses)
     submit(sched, 100, deadline=100.0)
-    refusal = sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.05))
+    refusal = sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.005))
     assert refusal is None, "it is the most urgent: nothing stands before it"
-    late = Request(key="k", payload=None, arrival=0.0, deadline=0.003)
-    refusal = sched.submit(late)
+    refusal = sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.0055))
     assert refusal is not None
     assert refusal.why is Why.TOO_LATE
-    assert "it is 3.0 ms away, the answer is predicted in 4.0 ms" in refusal.message
+    assert "it is 5.5 ms away, the answer is predicted in 8.1 ms" in refusal.message
     assert refusal.retry_after > 0
+
+
+def test_a_deadline_shorter_than_the_run_is_no_overload() -> None:
+    sched = scheduler(loses)
+    submit(sched, 100, deadline=100.0)
+    refusal = sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.003))
+    assert refusal is not None
+    assert refusal.why is Why.TOO_SHORT
+    assert "the model alone needs about 4.0 ms for 1 rows" in refusal.message
+
+
+def test_now_and_then_a_hopeless_one_tries_so_that_costs_can_be_learned_again() -> None:
+    """The machine was slow when costs were learned, and every caller wants less than they say."""
+    sched = scheduler(loses)
+    answered, now = 0, 0.0
+    for _ in range(400):
+        now += 0.01
+        request = Request(key="k", payload=None, arrival=now, deadline=now + 0.003)
+        if sched.submit(request) is None:
+            (batch,) = batches(sched, now)
+            assert batch.requests == [request]
+            sched.complete("e0", 0.002)  # it takes half as long by now
+            answered += 1
+    assert answered > 200
 
 
 def test_an_overload_is_refused_not_computed_for_nobody() -> None:

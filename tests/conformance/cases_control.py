@@ -188,7 +188,7 @@ def a_model_that_failed_to_load(env: Env) -> None:
     found = failure(
         lambda: env.stub.RepositoryModelLoad(env.pb.RepositoryModelLoadRequest(model_name="broken"))
     )
-    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "LOAD_FAILED")
+    assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LOAD_FAILED")
 
 
 def _state(env: Env, name: str) -> str:

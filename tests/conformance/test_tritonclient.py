@@ -95,18 +95,23 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
 def run_cases(group: str, running: server.RunningServer) -> dict[str, str]:
     """What went wrong, by case; empty for what went well."""
     script = pathlib.Path(__file__).with_name("run_cases.py")
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, script, group, running.grpc, running.http],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=110,
-        check=False,
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    ) as process:
+        # An exception here would be met again by every case of the group: it is reported instead.
+        try:
+            output, errors = process.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+    lines = [json.loads(line) for line in output.splitlines()]
     problems = {line["case"]: line["problem"] for line in lines}
     for name in GROUPS[group].functions:
-        problems.setdefault(name, f"it was not run: exit {done.returncode}\n{done.stderr[-4000:]}")
+        problems.setdefault(name, f"it was not run: exit {process.returncode}\n{errors[-4000:]}")
     return problems
 
 

@@ -178,16 +178,18 @@ class Chaos:
     async def unary(self, caller: Caller, after: int = 0) -> None:
         """One unary call, begun when so many others have ended, and left as planned."""
         await self.until_ended(after)
+        if caller.plan is not Plan.LEAVE:
+            await self.ended(caller, await self.call(caller))
+            return
         call = asyncio.create_task(self.call(caller))
-        if caller.plan is Plan.LEAVE:
-            # At once, or when so many others have been served: in the queue, or while it runs.
-            when = asyncio.create_task(self.until_ended(self.rng.choice((0, 300, 600, 900, 1200))))
-            await asyncio.wait([call, when], return_when=asyncio.FIRST_COMPLETED)
+        # At once, or when so many others have ended: in the queue, or while it runs.
+        patience = asyncio.create_task(self.until_ended(self.rng.choice((0, 300, 600, 900, 1200))))
+        try:
+            await asyncio.wait([call, patience], return_when=asyncio.FIRST_COMPLETED)
+        finally:
             call.cancel()
-            when.cancel()
-            await asyncio.wait([call, when])
-        else:
-            await asyncio.wait([call])
+            patience.cancel()
+            await asyncio.wait([call, patience])
         await self.ended(caller, End.CANCELLED if call.cancelled() else call.result())
 
     async def stream(self, callers: list[Caller]) -> None:

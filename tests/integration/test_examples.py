@@ -8,15 +8,16 @@ import sys
 
 import pytest
 
-from support import models, server
+from support import server
 
-EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("*.py"))
+FOLDER = pathlib.Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "make_model")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_and_says_what_it_got(tmp_path: pathlib.Path, example: pathlib.Path) -> None:
     target = tmp_path / "doubled.onnx"
-    models.save(models.scaled(), target)
+    subprocess.run([sys.executable, FOLDER / "make_model.py", target], check=True)
     with server.serving(tmp_path / "log", target) as running:
         done = subprocess.run(
             [sys.executable, "-W", "error", example, running.grpc],

@@ -10,6 +10,7 @@ from headrace.batcher.state import State
 
 # What a refused caller is told while nothing is known of costs.
 _UNKNOWN_WAIT = 0.1
+_TRIAL_EVERY = 16
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 30.0
 
 
@@ -41,6 +42,9 @@ def _in_time(state: State, request: Request) -> Reject | None:
         state.free_in(executor, now) + _seconds_alone(state, executor, request)
         for executor in state.kinds
     )
+    run = min(_seconds_alone(state, executor, request) for executor in state.kinds)
+    if now + run > request.deadline:
+        return _hopeless(state, request, run)
     finish = max(alone, min(predicted_finish(state, request), _finish_in_overload(state, request)))
     late = now + finish - request.deadline
     if late <= 0:
@@ -51,6 +55,24 @@ def _in_time(state: State, request: Request) -> Reject | None:
     )
     retry_after = min(max(late, _SHORTEST_WAIT), _LONGEST_WAIT)
     return Reject(request, Why.TOO_LATE, retry_after, message)
+
+
+def _hopeless(state: State, request: Request, run: float) -> Reject | None:
+    """Refuses a deadline that the run alone would miss, but lets one in so many try.
+
+    A cost that was learned in a bad moment would otherwise never be learned again.
+    """
+    idle = not state.queued_requests and bool(state.idle)
+    if idle and state.hopeless % _TRIAL_EVERY == 0:
+        state.hopeless += 1
+        request.trial = True
+        return None
+    state.hopeless += 1
+    message = (
+        f"the deadline is {(request.deadline - request.arrival) * 1e3:.1f} ms away, the model "
+        f"alone needs about {run * 1e3:.1f} ms for {request.rows} rows"
+    )
+    return Reject(request, Why.TOO_SHORT, 0.0, message)
 
 
 def _seconds_alone(state: State, executor: str, request: Request) -> float:

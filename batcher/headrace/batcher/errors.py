@@ -18,6 +18,10 @@ class Overloaded(BatcherError):
         self.retry_after = retry_after
 
 
+class DeadlineTooShort(BatcherError):
+    """Refused on arrival: the run alone would take longer than there is time."""
+
+
 class Expired(BatcherError):
     """The deadline passed while the request waited. It was not computed."""
 

@@ -48,6 +48,10 @@ class Learned:
         if plan is None or queue.head.solo:
             return self._without_costs.decide(state, now)
         rate = state.demands.of(key).rate(now)
+        if len(state.queues) > 1:
+            # The other keys take their share of the executors' time: it is as if this one were
+            # asked for as much as all of them together.
+            rate = max(rate, _asked(state, idle[0], now) * plan.peak_rate)
         wanted, reason = _wanted(state, queue, plan, rate, now)
         skip, rows = _in_time(state, key, table, wanted, rate, now)
         if skip:
@@ -73,18 +77,23 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
     if first > now + horizon:
         return
     for request in state.expired(now + horizon):
-        if request.deadline < now + soonest[request.key]:
+        if request.deadline < now + soonest[request.key] and not request.trial:
             yield request
 
 
 def _load(state: State, executor: str, now: float) -> float:
     """The share of the executors' best capacity that is asked for, below 1."""
+    return min(_HIGHEST_LOAD, _asked(state, executor, now) / len(state.kinds))
+
+
+def _asked(state: State, executor: str, now: float) -> float:
+    """Executor-seconds a second that the waiting keys ask for, at their best costs."""
     costs: dict[Hashable, float] = {}
     for key, queue in state.queues.items():
         plan = state.table(executor, key, queue.row_bytes).plan
         if plan is not None:
             costs[key] = 1 / plan.peak_rate
-    return min(_HIGHEST_LOAD, state.demands.load(costs, now) / len(state.kinds))
+    return state.demands.load(costs, now)
 
 
 def _wanted(
@@ -98,7 +107,7 @@ def _wanted(
     if len(state.queues) == 1:
         size = max(size, min(limit, plan.sustaining(rate / executors)))
     reason = Reason.NO_GAIN if size < limit else Reason.FULL
-    if executors > 1:
+    if len(state.queues) < executors:  # else the others will have keys of their own
         others = sorted(state.free_in(e, now) for e in state.kinds if e != idle[0])
         share = float(queue.rows)
         for place, free in enumerate(others):

@@ -35,7 +35,8 @@ class Request:
     keys can share a batch. `rows` counts along the batch axis, at least 1; `nbytes` is what the
     payload holds in memory while it waits. `priority` is 1 for the most urgent level, growing
     downwards. `payload` belongs to the caller: the batcher hands it to the executor unseen. A
-    `solo` request is never put in a batch with others.
+    `solo` request is never put in a batch with others. A `trial` runs although it is predicted to
+    be late, to find out whether the prediction still holds.
     """
 
     key: Hashable
@@ -46,6 +47,7 @@ class Request:
     deadline: float = math.inf
     priority: int = 1
     solo: bool = False
+    trial: bool = field(default=False, init=False)
     phase: Phase = field(default=Phase.NEW, init=False)
     sequence: int = field(default_factory=lambda: next(_sequence), init=False)
     started: float = field(default=math.nan, init=False)
@@ -100,6 +102,7 @@ class Why(enum.Enum):
     QUEUE_FULL = "queue full"
     QUEUE_BYTES = "queue bytes"
     TOO_LATE = "predicted to miss its deadline"
+    TOO_SHORT = "deadline shorter than the run itself"
     EXPIRED = "deadline passed in the queue"
     OVERTAKEN = "could no longer meet its deadline"
     CANCELLED = "cancelled"

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded
+from headrace.batcher.errors import (
+    DeadlineTooShort,
+    Draining,
+    ExecutionFailed,
+    Expired,
+    Overloaded,
+)
 from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import Policy
@@ -73,13 +79,16 @@ class Runner:
         """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed.
 
         Cancelling the future withdraws the request. Raises Overloaded when a bound of the queue is
-        reached, Draining when the runner takes no more work.
+        reached or the deadline is predicted to be missed, DeadlineTooShort when no queue is to
+        blame for that, Draining when the runner takes no more work.
         """
         if self._draining:
             raise Draining("the model is being unloaded")
         refusal = self._scheduler.submit(request)
         if refusal is not None:
             self._observer.rejected(refusal)
+            if refusal.why is Why.TOO_SHORT:
+                raise DeadlineTooShort(refusal.message)
             raise Overloaded(refusal.message, refusal.retry_after)
         self._observer.accepted(request)
         future = asyncio.get_running_loop().create_future()

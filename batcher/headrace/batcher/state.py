@@ -49,6 +49,7 @@ class State:
         self.running: dict[str, Batch | None] = dict.fromkeys(kinds)
         self.queued_requests = 0
         self.queued_bytes = 0
+        self.hopeless = 0
         self._deadlines: list[tuple[float, int, Request]] = []
 
     def __repr__(self) -> str:

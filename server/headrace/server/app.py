@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 # What remains for the transport to send last answers once nothing is in flight any more.
 _FLUSH_SECONDS = 1.0
+# A stopping server listens until no request has come for so long, but no longer than the second.
+_QUIET_SECONDS, _SETTLE_SECONDS = 0.1, 2.0
 # How long a run may take to notice that it has been told to stop: one operator of its graph.
 _ABORT_SECONDS = 5.0
 
@@ -56,8 +59,8 @@ class App:
         self._ready = False
         self._health = rpc.Health()
         self.registry.listener = self._health
-        self._metrics = Metrics(self._samples)
         self._inference = InferenceService(self.registry)
+        self._metrics = Metrics(self._samples, self._inference.outcomes)
         control = ControlService(self.registry, self.is_ready)
         self._grpc = rpc.build(self._inference, control, self._health, settings.max_message_bytes)
         self._http = HttpServer(self.registry, self._metrics, self.is_ready)
@@ -79,7 +82,8 @@ class App:
         http_port = await self._http.start(settings.host, settings.http_port)
         await self.registry.load_all()
         if not self.registry.ready_models():
-            raise LoadFailed("no model could be loaded: the reasons are in the log")
+            reasons = [f"{entry.name}: {entry.reason}" for entry in self.registry.index()]
+            raise LoadFailed("no model could be loaded: " + "; ".join(reasons))
         self._ready = True
         await self._health.ready()
         return Addresses(settings.host, grpc_port, http_port)
@@ -95,9 +99,23 @@ class App:
         except TimeoutError:
             _log.warning("the grace period of %g s is over, ending what still waits", grace)
             await self._abort()
+        await self._settle()
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
         self._metrics.close()
+
+    async def _settle(self) -> None:
+        """Goes on refusing until nothing comes any more.
+
+        gRPC cancels the calls that it has received and not yet handed over when it is stopped, and
+        their callers would not learn why.
+        """
+        latest = time.monotonic() + _SETTLE_SECONDS
+        while (now := time.monotonic()) < latest:
+            quiet = now - self._inference.quiet_since()
+            if quiet >= _QUIET_SECONDS:
+                return
+            await asyncio.sleep(_QUIET_SECONDS - quiet)
 
     async def _abort(self) -> None:
         self.registry.abort()

@@ -12,14 +12,23 @@ import typing
 from collections.abc import Sequence
 from importlib.metadata import version
 
-EXIT_FAILURE, EXIT_USAGE = 1, 2
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0 after a clean stop, 2 for bad usage or configuration, 1 for a
     failure."""
     parser = _parser()
-    namespace = parser.parse_args(arguments)
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        return _run_command(namespace)
+    except KeyboardInterrupt:  # before the command listens to signals, or a second time
+        return EXIT_INTERRUPTED
+
+
+def _run_command(namespace: argparse.Namespace) -> int:
     try:
         import headrace.server.app  # noqa: F401
     except ModuleNotFoundError as error:
@@ -37,18 +46,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve models until told to stop")
-    serve.set_defaults(run=_serve)
-    serve.add_argument("models", nargs="*", type=pathlib.Path, metavar="MODEL_OR_REPOSITORY")
+    serve.set_defaults(run=_serve, parser=serve)
+    serve.add_argument(
+        "models",
+        nargs="*",
+        type=pathlib.Path,
+        metavar="MODEL_OR_REPOSITORY",
+        help="an .onnx file, a model folder, or a repository of models",
+    )
     serve.add_argument("--config", type=pathlib.Path, help="a TOML file with any of these settings")
     _add_settings(serve)
     demo = commands.add_parser(
         "demo", help="serve a real model, call it, show what the batcher did"
     )
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, parser=demo)
     demo.add_argument("--files", type=int, default=400, help="files to identify (default 400)")
     demo.add_argument("--callers", type=int, default=64, help="concurrent callers (default 64)")
     inspect = commands.add_parser("inspect", help="what a model takes and gives, and if it batches")
-    inspect.set_defaults(run=_inspect)
+    inspect.set_defaults(run=_inspect, parser=inspect)
     inspect.add_argument("model", type=pathlib.Path, metavar="MODEL")
     inspect.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
     return parser

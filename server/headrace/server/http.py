@@ -32,7 +32,10 @@ class HttpServer:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            raise ServerError(f"http: cannot listen on {host}:{port}: {error.strerror}") from error
+            raise ServerError(
+                f"http: cannot listen on {host}:{port}: {error.strerror}; choose "
+                "another with --http-port (0 takes a free port)"
+            ) from error
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headrace.batcher.errors import ExecutionFailed
 from headrace.batcher.request import Request
 from headrace.batcher.runner import Answer
 from headrace.inference.tensors import Array
@@ -71,7 +72,11 @@ async def infer(registry: Registry, request: InferenceRequest) -> InferenceResul
     model = registry.get(request.model, request.version)
     work = _prepare(model, request)
     # Nothing awaits between finding the model and submitting to it: a reload cannot come between.
-    answer = await model.runner.submit(work)
+    try:
+        answer = await model.runner.submit(work)
+    except ExecutionFailed as error:
+        _blame_dimensions(model, request, error)
+        raise
     key = work.key
     assert isinstance(key, Key)
     specs = [model.outputs[name] for name in key.outputs]
@@ -226,6 +231,25 @@ def _decode_strings(model: ServedModel, spec: TensorSpec, array: Array) -> Array
                 f"{index} is not: {error.reason} at byte {error.start}"
             ) from None
     return out.reshape(array.shape)
+
+
+def _blame_dimensions(
+    model: ServedModel, request: InferenceRequest, error: ExecutionFailed
+) -> None:
+    """Raises InvalidInput when dimensions that the graph gives one name have different sizes.
+
+    Asked only once a run has failed: some graphs name dimensions alike that need not be.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+    for tensor in request.inputs:
+        spec = model.inputs[tensor.name]
+        for symbol, size in zip(spec.symbols, tensor.array.shape, strict=True):
+            first = sizes.setdefault(symbol, (size, tensor.name)) if symbol else (size, "")
+            if first[0] != size:
+                raise InvalidInput(
+                    f"input '{tensor.name}' of model '{model.spec.name}': expected dimension "
+                    f"'{symbol}' to be {first[0]}, as in input '{first[1]}', got {size}"
+                ) from error
 
 
 def _shape_output(spec: TensorSpec, array: Array) -> Array:

@@ -43,7 +43,9 @@ async def _inspect(console: Console, path: pathlib.Path, provider: Provider) -> 
 
 def _show(console: Console, model: ServedModel, seconds: float) -> None:
     spec, plan = model.spec, model.plan
-    table = Table("", "name", "datatype", "shape", "", title=f"{spec.name} version {spec.version}")
+    table = Table(
+        "", "name", "datatype", "shape", "note", title=f"{spec.name} version {spec.version}"
+    )
     for kind, tensors in (("input", spec.inputs), ("output", spec.outputs)):
         for tensor in tensors:
             note = "optional" if tensor.optional else ""
@@ -58,7 +60,7 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)
     console.print(
-        f"executors: {plan.instances} of {plan.session.intra_op_threads} threads on "
+        f"executors: {plan.instances}, with {plan.session.intra_op_threads} thread(s) each, on "
         f"{plan.session.provider.value}; loaded and checked in {seconds:.2f} s"
     )
     _show_costs(console, model)
@@ -74,10 +76,12 @@ def _show_costs(console: Console, model: ServedModel) -> None:
         return
     rates = {size: size / costs.seconds(size) for size in costs.sizes}
     best = max(rates.values())
-    table = Table("rows", "ms per batch", "rows/s per executor", "", title="Measured cost")
+    table = Table(
+        "rows", "ms per batch", "rows/s per executor", "", title="Measured cost, smoothed"
+    )
     for size, rate in rates.items():
         bar = "█" * max(1, round(_BAR * rate / best))
-        table.add_row(str(size), f"{costs.seconds(size) * 1e3:.2f}", f"{rate:.0f}", bar)
+        table.add_row(str(size), f"{costs.seconds(size) * 1e3:.3g}", f"{rate:.0f}", bar)
     console.print(table)
 
 

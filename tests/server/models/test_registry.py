@@ -69,7 +69,7 @@ async def test_a_model_that_fails_is_listed_and_others_serve(
     with pytest.raises(ModelUnavailable, match="max_bach"):
         registry.get("odd")
     assert sorted(told(registry)) == [("broken", False), ("m", True), ("odd", False)]
-    assert "model broken was not loaded: model.onnx: " in caplog.text
+    assert "model broken 1 was not loaded: model.onnx: " in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"\xff", b""])

@@ -23,7 +23,7 @@ def samples() -> list[Sample]:
 
 @pytest.fixture
 def metrics(samples: list[Sample]) -> Iterator[Metrics]:
-    made = Metrics(lambda: samples)
+    made = Metrics(lambda: samples, {"OK": 3, "INVALID_INPUT": 2})
     yield made
     made.close()
 
@@ -86,7 +86,9 @@ def test_every_figure_is_scraped_as_it_was_counted(metrics: Metrics, samples: li
 
 
 def test_it_is_read_at_each_collection(metrics: Metrics, samples: list[Sample]) -> None:
-    assert scrape(metrics) == {}
+    counted = {"OK": 3, "INVALID_INPUT": 2}
+    calls = {frozenset({("reason", reason)}): n for reason, n in counted.items()}
+    assert scrape(metrics) == {"headrace_calls_total": calls}
     samples.append(busy())
     assert scrape(metrics)["headrace_rows_total"] == {labels(): 4}
     samples[0][2].rows += 6
@@ -102,7 +104,7 @@ def test_two_servers_in_one_process_do_not_share_metrics(
     metrics: Metrics, samples: list[Sample]
 ) -> None:
     samples.append(busy())
-    other = Metrics(list)
+    other = Metrics(list, {})
     assert scrape(other) == {}
     other.close()
     assert scrape(metrics)

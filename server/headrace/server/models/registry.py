@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pathlib
 from collections.abc import Coroutine, Iterable
@@ -109,10 +110,8 @@ class Registry:
     async def load_all(self) -> None:
         """Loads everything in the catalogue. What fails is listed with its reason."""
         for name in self._catalogue.sources():
-            try:
+            with contextlib.suppress(LoadFailed):  # logged, and listed with its reason
                 await self.load(name)
-            except LoadFailed as error:
-                _log.error("model %s was not loaded: %s", name, error)
 
     async def load(self, name: str, config: str | None = None) -> None:
         """Loads or reloads `name` from disk; `config` (ModelConfig as JSON) replaces its own.
@@ -169,10 +168,10 @@ class Registry:
                 raise failure from error
             self._alive.add(model)
             fresh[version] = Entry(name, version, READY, model=model)
-            _log_loaded(model)
         return fresh
 
     async def _note_failure(self, name: str, version: str, error: LoadFailed) -> None:
+        _log.error("model %s was not loaded: %s", f"{name} {version}".strip(), error)
         current = self._entries.setdefault(name, {})
         loading = [v for v, entry in current.items() if entry.state == LOADING]
         if any(entry.model is not None for entry in current.values()):
@@ -188,6 +187,8 @@ class Registry:
     async def _replace(self, name: str, fresh: dict[str, Entry]) -> None:
         old = self._entries.get(name, {})
         self._entries[name] = fresh
+        for entry in fresh.values():
+            _log_loaded(entry)
         await self.listener.set_model(name, True)
         for entry in old.values():
             self._retire(entry)
@@ -251,7 +252,9 @@ def _warn_not_honoured(name: str, options: ModelOptions) -> None:
         _log.warning("model %s: its configuration sets what has no effect here: %s", name, keys)
 
 
-def _log_loaded(model: ServedModel) -> None:
+def _log_loaded(entry: Entry) -> None:
+    model = entry.model
+    assert model is not None
     spec, plan = model.spec, model.plan
     how = (
         f"batches of up to {spec.max_batch_size}"
@@ -259,7 +262,7 @@ def _log_loaded(model: ServedModel) -> None:
         else f"unbatched, because {spec.unbatched_because}"
     )
     _log.info(
-        "model %s version %s serves on %s: %d executors of %d threads, %s",
+        "model %s version %s serves on %s: %d executors, threads each: %d, %s",
         spec.name,
         spec.version,
         plan.session.provider.value,

@@ -6,12 +6,15 @@ versions.
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.server.errors import ConfigurationError, LoadFailed
 from headrace.server.models.options import ModelOptions, read_options
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Catalogue:
         elif not path.is_dir():
             raise ConfigurationError(f"MODEL: no such file or folder: {path}")
         elif _is_model(path):
+            _warn_of_hidden_models(path)
             self._fix(ModelSource(path.resolve().name, path))
         elif any(folder.is_dir() for folder in path.iterdir()):
             self._repositories.append(Repository(path))
@@ -112,6 +116,13 @@ def _is_model(path: pathlib.Path) -> bool:
     if any((path / name).is_file() for name in ("config.pbtxt", "model.toml", "model.onnx")):
         return True
     return any(f.is_dir() and f.name.isdecimal() for f in path.iterdir())
+
+
+def _warn_of_hidden_models(path: pathlib.Path) -> None:
+    hidden = [f.name for f in sorted(path.iterdir()) if f.is_dir() and _is_model(f)]
+    if hidden:
+        names = ", ".join(hidden)
+        _log.warning("%s is served as one model; the models in it are not: %s", path, names)
 
 
 def _contents(path: pathlib.Path) -> str:

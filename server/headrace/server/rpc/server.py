@@ -138,10 +138,14 @@ def _add_reflection(server: grpc.aio.Server) -> None:
 def bind(server: grpc.aio.Server, host: str, port: int) -> int:
     """Binds and returns the port. Raises ServerError when it cannot be had."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    message = (
+        f"grpc: cannot listen on {address}: another server may be there already, or the address is "
+        "not this machine's; choose with --host and --grpc-port (0 takes a free port)"
+    )
     try:
         bound: Any = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ServerError(f"grpc: cannot listen on {address}: {error}") from error
+        raise ServerError(message) from error
     if bound == 0:
-        raise ServerError(f"grpc: cannot listen on {address}")
+        raise ServerError(message)
     return int(bound)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -38,6 +39,8 @@ class InferenceService:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._draining = False
+        self.outcomes: Counter[str] = Counter()
+        self._last_arrival = time.monotonic()
         self._streams: set[_Stream] = set()
 
     def drain(self) -> None:
@@ -49,7 +52,23 @@ class InferenceService:
     async def answer(
         self, wire: Received, arrival: float, remaining: float | None
     ) -> pb.ModelInferResponse:
-        """One request, answered; raises the errors of the server's table."""
+        """One request, answered; raises the errors of the server's table, and counts them."""
+        self._last_arrival = arrival
+        try:
+            response = await self._answer(wire, arrival, remaining)
+        except Exception as error:
+            self.outcomes[errors.row_of(error).reason] += 1
+            raise
+        self.outcomes["OK"] += 1
+        return response
+
+    def quiet_since(self) -> float:
+        """When the last request came, in seconds of the monotonic clock."""
+        return self._last_arrival
+
+    async def _answer(
+        self, wire: Received, arrival: float, remaining: float | None
+    ) -> pb.ModelInferResponse:
         if self._draining:
             raise errors.Draining("the server is shutting down")
         if isinstance(wire, errors.InvalidInput):
@@ -180,7 +199,11 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     log_unexpected(error)
     details = errors.rich_status(error).SerializeToString()
     metadata = (("grpc-status-details-bin", details),)
-    await context.abort(errors.row_of(error).code, errors.message_of(error), metadata)
+    try:
+        await context.abort(errors.row_of(error).code, errors.message_of(error), metadata)
+    except grpc.aio.InternalError as gone:
+        # The caller has hung up, at its deadline most likely: there is nobody left to tell.
+        raise asyncio.CancelledError from gone
 
 
 def guarded(

@@ -6,7 +6,7 @@ Instruments are OpenTelemetry's and asynchronous: the path of a request only add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -25,8 +25,12 @@ Read = Callable[[Sample], Iterator[tuple[float, dict[str, str]]]]
 class Metrics:
     """The instruments over whatever `samples` gives at the time of collection."""
 
-    def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
+    def __init__(
+        self, samples: Callable[[], Iterable[Sample]], outcomes: Mapping[str, int]
+    ) -> None:
+        """`outcomes` counts inference calls by how they ended, whatever model they named."""
         self._samples = samples
+        self._outcomes = outcomes
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
@@ -34,6 +38,7 @@ class Metrics:
         self._provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("headrace")
         count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+        count("headrace.calls", [self._calls], "{call}", "Inference calls by reason of their end")
         count("headrace.requests", [self._each(_requests)], "{request}", "Requests by their end")
         count("headrace.rows", [self._each(_rows)], "{row}", "Rows inferred")
         count("headrace.batches", [self._each(_batches)], "{batch}", "Batches by why they closed")
@@ -41,6 +46,9 @@ class Metrics:
         gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
         gauge("headrace.queue.bytes", [self._each(_queued_bytes)], "By", "Bytes waiting")
         gauge("headrace.executors.busy", [self._each(_busy)], "{executor}", "Executors running")
+
+    def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(n, {"reason": reason}) for reason, n in self._outcomes.items()]
 
     def _each(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:

@@ -1,0 +1,1 @@
+"""The scheduling simulator: workloads, an engine, the rules compared, and the report."""

@@ -1,0 +1,183 @@
+"""What is compared, on what, and how well the policy has to do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from headrace.batcher.fixed import Fixed
+from simulation.engine import Outcome
+from simulation.rules import FixedRule, Knobs, PolicyRule, TritonRule
+from simulation.tuning import Tuned, run, sustained, tune, tune_load
+from simulation.workloads import TABLES, Workload
+
+_BOTH = (1, 4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload: what each side scored, more being better. `shown` are further figures."""
+
+    workload: str
+    ours: float
+    rivals: dict[str, float]
+    knobs: str
+    shown: dict[str, str] = field(default_factory=dict)
+
+    def ratio(self, rival: str) -> float:
+        """Ours over the rival's, 1 where both are nothing."""
+        theirs = self.rivals[rival]
+        if theirs <= 0:
+            return 1.0 if self.ours <= 0 else math.inf
+        return self.ours / theirs
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the ratio to `rival` should reach, as a geometric mean and on every workload."""
+
+    rival: str
+    mean: float | None = None
+    every: float | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the report."""
+
+    letter: str
+    title: str
+    unit: str
+    goals: tuple[Goal, ...]
+    workloads: Callable[[], list[Workload]]
+    compare: Callable[[Workload, bool], Row]
+
+    def rows(self, quick: bool) -> Iterator[Row]:
+        """One row after another, as they are found. `quick`: fewer workloads, and shorter."""
+        chosen = self.workloads()
+        if quick:
+            chosen = [replace(w, requests=w.requests // 3) for w in chosen[::5]]
+        for workload in chosen:
+            yield self.compare(workload, quick)
+
+
+def _on_time(outcome: Outcome) -> float:
+    return outcome.on_time
+
+
+def _throughput(outcome: Outcome) -> float:
+    return outcome.throughput
+
+
+def _load_workloads() -> list[Workload]:
+    every = [
+        Workload(table, executors, arrivals, deadline=deadline, requests=12000)
+        for table, executors in itertools.product(TABLES, _BOTH)
+        for arrivals, deadline in (("poisson", 5.0), ("gamma", 20.0))
+    ]
+    return every + [Workload(table, 1, "on-off", deadline=10.0, requests=12000) for table in TABLES]
+
+
+def _compare_loads(workload: Workload, quick: bool) -> Row:
+    tuned = tune_load(workload, FixedRule, quick)
+    greedy = sustained(workload, lambda: FixedRule(Knobs(workload.largest)), tuned.score)
+    ours = sustained(workload, PolicyRule, tuned.score)
+    return Row(workload.name, ours, {"tuned": tuned.score, "greedy": greedy}, str(tuned.knobs))
+
+
+def _pressed_workloads() -> list[Workload]:
+    pressures = (
+        ("gamma", 0.8, 5.0),
+        ("on-off", 0.8, 5.0),
+        ("on-off", 1.2, 10.0),
+        ("poisson", 1.5, 5.0),
+        ("poisson", 3.0, 5.0),
+    )
+    return [
+        Workload(table, executors, arrivals, load, deadline)
+        for table, executors in itertools.product(TABLES, _BOTH)
+        for arrivals, load, deadline in pressures
+    ]
+
+
+def _compare_on_time(workload: Workload, quick: bool) -> Row:
+    tuned = tune(workload, FixedRule, _on_time, quick)
+    greedy = run(workload, FixedRule(Knobs(workload.largest))).on_time
+    ours = run(workload, PolicyRule())
+    name = f"{workload.name}, load {workload.load:g}"
+    return Row(name, ours.on_time, {"tuned": tuned.score, "greedy": greedy}, str(tuned.knobs))
+
+
+def _mixed_workloads() -> list[Workload]:
+    return [
+        Workload(table, executors, "poisson", 0.8, 10.0, shapes)
+        for table, executors, shapes in itertools.product(TABLES, _BOTH, (4, 16))
+    ]
+
+
+def _compare_mixed(workload: Workload, quick: bool) -> Row:
+    row = _compare_on_time(workload, quick)
+    triton = tune(workload, TritonRule, _on_time, quick)
+    return replace(row, rivals={**row.rivals, "Triton": triton.score})
+
+
+def _closed_workloads() -> list[Workload]:
+    return [
+        Workload(table, executors, "closed", 0, math.inf, callers=callers, requests=4000)
+        for table, executors, callers in itertools.product(TABLES, _BOTH, (1, 8, 32, 128))
+    ]
+
+
+def _compare_closed(workload: Workload, quick: bool) -> Row:
+    tuned = tune(workload, FixedRule, _throughput, quick)
+    greedy = run(workload, FixedRule(Knobs(workload.largest)))
+    ours, best = run(workload, PolicyRule()), run(workload, _real(tuned))
+    figures = {
+        "mean ms": f"{ours.mean * 1e3:.3g} / {best.mean * 1e3:.3g}",
+        "p99 ms": f"{ours.p99 * 1e3:.3g} / {best.p99 * 1e3:.3g}",
+    }
+    rivals = {"tuned": best.throughput, "greedy": greedy.throughput}
+    return Row(workload.name, ours.throughput, rivals, str(tuned.knobs), figures)
+
+
+def _real(tuned: Tuned) -> PolicyRule:
+    """The project's own fixed rule at the best point of the grid."""
+    return PolicyRule(Fixed(delay=tuned.knobs.delay), max_batch=tuned.knobs.max_batch)
+
+
+SECTIONS = (
+    Section(
+        "A",
+        "Load sustained with 99% on time",
+        "share of capacity",
+        (Goal("tuned", 1.03, 0.95),),
+        _load_workloads,
+        _compare_loads,
+    ),
+    Section(
+        "C",
+        "On time under bursts and overload",
+        "share on time",
+        (Goal("tuned", 1.08, 0.95),),
+        _pressed_workloads,
+        _compare_on_time,
+    ),
+    Section(
+        "D",
+        "Mixed shapes, on time at 0.8 of capacity",
+        "share on time",
+        (Goal("Triton", 2.0), Goal("tuned", None, 0.95)),
+        _mixed_workloads,
+        _compare_mixed,
+    ),
+    Section(
+        "E",
+        "Closed loop without deadlines",
+        "answers a second; latencies ours / tuned",
+        (Goal("tuned", None, 0.95),),
+        _closed_workloads,
+        _compare_closed,
+    ),
+)

@@ -1,0 +1,142 @@
+"""The best that fixed rules can do: the best point of a grid, chosen with hindsight by workload.
+
+First a coarse grid, then each knob is moved a little from the best point found, one at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from simulation.engine import Outcome, Rule, Simulation
+from simulation.rules import Knobs
+from simulation.workloads import Workload
+
+RuleOf = Callable[[Knobs], Rule]
+
+# Delays in multiples of t(1), timeouts in shares of the deadline.
+_DELAYS = (0.0, 0.5, 1.5)
+_TIMEOUTS = (math.inf, 0.8, 0.6, 0.4, 0.2)
+_QUICK_TIMEOUTS = (math.inf, 0.5)
+_SIZE_MOVES = (0.75, 1.25, 1.5)
+_DELAY_MOVES = (0.0, 0.25, 0.5, 1.0, 2.0)
+_TIMEOUT_MOVES = (-0.1, -0.05, 0.05, 0.1)
+
+# Loads are tried in steps of this share of capacity, and a load is sustained if this share is on
+# time.
+_STEP = 0.005
+_MOST = 200
+_SUSTAINED = 0.99
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best point found, and its score."""
+
+    knobs: Knobs
+    score: float
+
+
+def run(workload: Workload, rule: Rule) -> Outcome:
+    return Simulation(workload, rule).run()
+
+
+def tune(
+    workload: Workload, rule: RuleOf, score: Callable[[Outcome], float], quick: bool = False
+) -> Tuned:
+    """The knobs with the highest score."""
+
+    def of(knobs: Knobs, beat: float) -> float:
+        return score(run(workload, rule(knobs)))
+
+    return _climb(workload, of, -math.inf, quick)
+
+
+def tune_load(workload: Workload, rule: RuleOf, quick: bool = False) -> Tuned:
+    """The knobs that sustain the highest load, as a share of capacity."""
+
+    def of(knobs: Knobs, beat: float) -> float:
+        above = min(1.0, beat + _STEP)
+        if run(workload.at(above), rule(knobs)).on_time < _SUSTAINED:
+            return 0.0
+        return sustained(workload, lambda: rule(knobs), above)
+
+    return _climb(workload, of, 0.0, quick)
+
+
+def sustained(workload: Workload, rule: Callable[[], Rule], near: float) -> float:
+    """The highest load, as a share of capacity and at most 1, with 99% on time; 0 for none.
+
+    The share on time is taken to fall with the load: it searches outwards from `near` by doubling
+    steps, then by bisection.
+    """
+
+    def holds(step: int) -> bool:
+        return run(workload.at(step * _STEP), rule()).on_time >= _SUSTAINED
+
+    low = high = min(max(round(near / _STEP), 1), _MOST)
+    stride = 1
+    if holds(low):
+        high += stride
+        while high <= _MOST and holds(high):
+            low, stride = high, stride * 2
+            high = low + stride
+        high = min(high, _MOST + 1)
+    else:
+        low -= stride
+        while low > 0 and not holds(low):
+            high, stride = low, stride * 2
+            low = high - stride
+        low = max(low, 0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low * _STEP
+
+
+def _climb(
+    workload: Workload, score: Callable[[Knobs, float], float], least: float, quick: bool
+) -> Tuned:
+    best = Tuned(Knobs(workload.largest), least)
+    for knobs in _grid(workload, quick):
+        found = score(knobs, best.score)
+        if found > best.score:
+            best = Tuned(knobs, found)
+    if quick:
+        return best
+    for moves in (_other_sizes, _other_timeouts, _other_delays):
+        for knobs in moves(best.knobs, workload):
+            found = score(knobs, best.score)
+            if found > best.score:
+                best = Tuned(knobs, found)
+    return best
+
+
+def _grid(workload: Workload, quick: bool) -> Iterator[Knobs]:
+    timeouts: tuple[float, ...] = _QUICK_TIMEOUTS if quick else _TIMEOUTS
+    if math.isinf(workload.patience):
+        timeouts = (math.inf,)
+    size = workload.largest
+    while size:
+        for delay in _DELAYS[:1] if quick or size == 1 else _DELAYS:
+            for timeout in timeouts:
+                yield Knobs(size, delay * workload.alone, timeout * workload.patience)
+        size //= 4 if quick else 2
+
+
+def _other_sizes(knobs: Knobs, workload: Workload) -> Iterator[Knobs]:
+    for factor in _SIZE_MOVES:
+        size = min(workload.largest, max(1, round(knobs.max_batch * factor)))
+        yield replace(knobs, max_batch=size)
+
+
+def _other_timeouts(knobs: Knobs, workload: Workload) -> Iterator[Knobs]:
+    if math.isfinite(knobs.timeout):
+        for move in _TIMEOUT_MOVES:
+            yield replace(knobs, timeout=max(0.0, knobs.timeout + move * workload.patience))
+
+
+def _other_delays(knobs: Knobs, workload: Workload) -> Iterator[Knobs]:
+    for delay in _DELAY_MOVES:
+        yield replace(knobs, delay=delay * workload.alone)

@@ -1,0 +1,23 @@
+"""Makes a small ONNX model to try the server with: y = 2 x, for rows of 4 numbers.
+
+    python examples/make_model.py model.onnx
+
+Its first dimension is called "batch", so requests can share a run.
+"""
+
+import sys
+
+import onnx
+from onnx import TensorProto, helper
+
+
+def main(path: str) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

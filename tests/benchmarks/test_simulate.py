@@ -1,0 +1,172 @@
+"""The simulator's engine and rules, by hand-computed cases and by what must hold of all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headrace.batcher.fixed import Fixed
+from simulation.engine import Rule, Simulation
+from simulation.report import BEGIN, END, geometric_mean, markdown, verdicts, write
+from simulation.rules import FixedRule, Knobs, PolicyRule, TritonRule
+from simulation.sections import SECTIONS, Row
+from simulation.tuning import RuleOf, run, sustained, tune
+from simulation.workloads import TABLES, Trace, Workload, trace
+
+
+def by_hand(arrivals: list[float], shapes: list[int] | None = None) -> Trace:
+    """One row takes 1 s, two take 1.5 s, three 2 s; nothing is random."""
+    return Trace(
+        tables=[[0.0, 1.0, 1.5, 2.0]] * 2,
+        shapes=shapes or [0] * len(arrivals),
+        arrivals=arrivals,
+        pauses=[],
+        noise=[1.0],
+    )
+
+
+def batches(rule: Rule, given: Trace, executors: int = 1) -> tuple[list[list[int]], list[float]]:
+    """What ran together, and when each request was answered."""
+    workload = Workload("GPU CNN", executors, requests=len(given.shapes), shapes=2)
+    simulation = Simulation(workload, rule, given)
+    simulation.run()
+    return simulation.batches, simulation.finish
+
+
+def test_greedy_takes_all_that_waits() -> None:
+    ran, finish = batches(FixedRule(Knobs(3)), by_hand([0.0, 0.1, 0.2]))
+    assert ran == [[0], [1, 2]]
+    assert finish == [1.0, 2.5, 2.5]
+
+
+def test_a_delay_waits_for_company_but_no_longer() -> None:
+    ran, finish = batches(FixedRule(Knobs(3, delay=0.5)), by_hand([0.0, 0.3, 5.0, 5.1, 5.2]))
+    assert ran == [[0, 1], [2, 3, 4]]
+    assert finish == pytest.approx([2.0, 2.0, 7.2, 7.2, 7.2])
+
+
+def test_what_waited_past_the_timeout_is_lost() -> None:
+    ran, finish = batches(FixedRule(Knobs(1, timeout=0.5)), by_hand([0.0, 0.1, 0.9]))
+    assert ran == [[0], [2]]
+    assert finish == [1.0, math.inf, 2.0]
+
+
+def test_two_executors_run_at_once() -> None:
+    _, finish = batches(FixedRule(Knobs(1)), by_hand([0.0, 0.5, 0.6]), executors=2)
+    assert finish == [1.0, 1.5, 2.0]
+
+
+def test_a_queue_for_each_shape_groups_what_triton_flushes() -> None:
+    given = by_hand([0.0, 0.1, 0.2, 0.3, 0.4], shapes=[0, 1, 0, 1, 1])
+    assert batches(FixedRule(Knobs(3)), given)[0] == [[0], [1, 3, 4], [2]]
+    assert batches(TritonRule(Knobs(3)), given)[0] == [[0], [1], [2], [3, 4]]
+
+
+def test_in_tritons_rule_another_shape_ends_the_delay() -> None:
+    given = by_hand([0.0, 0.1, 0.2], shapes=[0, 0, 1])
+    ran, finish = batches(TritonRule(Knobs(3, delay=0.5)), given)
+    assert ran == [[0, 1], [2]]
+    assert finish == pytest.approx([1.7, 1.7, 2.7])
+
+
+def test_without_batches_it_is_an_md1_queue() -> None:
+    workload = Workload("GPU CNN", deadline=math.inf, requests=40_000)
+    half = workload.at(0.5 / (workload.alone * workload.capacity))
+    rule = FixedRule(Knobs(1))
+    outcome = Simulation(half, rule, replace(trace(half), noise=[1.0])).run()
+    # Pollaczek and Khinchine: at half load a request waits for half a service on average.
+    assert outcome.mean == pytest.approx(1.5 * workload.alone, rel=0.05)
+
+
+@pytest.mark.parametrize("rule_of", [FixedRule, TritonRule, lambda _: PolicyRule()])
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("executors", [1, 4])
+def test_every_request_ends_once(rule_of: RuleOf, table: str, executors: int) -> None:
+    workload = Workload(table, executors, "gamma", 1.5, shapes=4, requests=600)
+    knobs = Knobs(8, 0.5 * workload.alone, 0.5 * workload.patience)
+    simulation = Simulation(workload, rule_of(knobs))
+    outcome = simulation.run()
+    ran = [request for batch in simulation.batches for request in batch]
+    assert len(ran) == len(set(ran)) == 600 - outcome.lost
+    assert simulation.lost == sum(map(math.isinf, simulation.finish))
+    for batch in simulation.batches:
+        assert len({simulation.trace.shapes[request] for request in batch}) == 1
+
+
+def test_the_projects_own_fixed_rule_does_the_same() -> None:
+    workload = Workload("CPU MLP", 1, "gamma", 0.6, math.inf, requests=800)
+    delay = 0.5 * workload.alone
+    mine = Simulation(workload, FixedRule(Knobs(16, delay)))
+    real = Simulation(workload, PolicyRule(Fixed(delay=delay), max_batch=16))
+    assert mine.run() == real.run()
+    assert mine.batches == real.batches
+
+
+def test_a_closed_loop_has_no_more_waiting_than_callers() -> None:
+    workload = Workload("GPU CNN", 2, "closed", 0, math.inf, callers=5, requests=500)
+    for rule in (FixedRule(Knobs(128)), PolicyRule()):
+        simulation = Simulation(workload, rule)
+        outcome = simulation.run()
+        assert outcome.on_time == 1
+        assert max(map(len, simulation.batches)) <= 5
+        # Little's law, the callers' pauses included.
+        assert outcome.throughput * (outcome.mean + workload.think) == pytest.approx(5, rel=0.05)
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "gamma", "on-off"])
+def test_the_load_is_what_it_says(arrivals: str) -> None:
+    workload = Workload("GPU tiles", 4, arrivals, 0.7, requests=3000)
+    came = trace(workload).arrivals
+    assert came == sorted(came)
+    assert len(came) == 3000
+    assert 3000 / came[-1] == pytest.approx(0.7 * workload.capacity)
+
+
+def test_numbers_are_reproducible() -> None:
+    workload = Workload("GPU tiles", 1, "on-off", shapes=4, requests=500)
+    assert run(workload, PolicyRule()) == run(workload, PolicyRule())
+
+
+def test_the_sustained_load_is_the_last_that_holds() -> None:
+    workload = Workload("CPU transformer", requests=2000)
+
+    def rule() -> Rule:
+        return FixedRule(Knobs(2))
+
+    for near in (0.1, 0.5, 0.9):
+        load = sustained(workload, rule, near)
+        assert run(workload.at(load), rule()).on_time >= 0.99
+        assert run(workload.at(load + 0.005), rule()).on_time < 0.99
+
+
+def test_tuned_is_no_worse_than_greedy() -> None:
+    workload = Workload("GPU CNN", 1, "gamma", requests=500)
+    tuned = tune(workload, FixedRule, lambda outcome: outcome.on_time, quick=True)
+    assert tuned.score >= run(workload, FixedRule(Knobs(128))).on_time
+    assert tuned.score == run(workload, FixedRule(tuned.knobs)).on_time
+
+
+def test_the_report_says_which_goals_are_missed() -> None:
+    rows = [Row("easy", 1.2, {"tuned": 1.0}, ""), Row("hard", 0.9, {"tuned": 1.0}, "")]
+    (line,) = verdicts(SECTIONS[0], rows)
+    assert geometric_mean([1.2, 0.9]) == pytest.approx(1.0392, abs=1e-4)
+    assert "goal of 1.03 for the mean met" in line
+    assert "worst 0.900 (hard)" in line
+    assert "NOT met on 1 of 2" in line
+
+
+def test_tables_are_written_between_the_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write(page, [markdown(SECTIONS[0], [Row("w", 1.0, {"tuned": 0.5}, "max 1")])])
+    text = page.read_text()
+    assert "| w | 1.000 | 0.500 | 2.00 | max 1 |" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="expected the marks"):
+        write(page, [])
