@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from headrace.client import Client
+from headrace.client import Client, Overloaded
 from support import models, server
 
 FREE = ("--grpc-port=0", "--http-port=0")
@@ -170,3 +170,14 @@ def test_version_and_help() -> None:
         done = server.run(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
         assert words in done.stdout
+
+
+def test_a_message_over_the_limit(tmp_path: pathlib.Path, model: pathlib.Path) -> None:
+    """It is gRPC that refuses it, unread; what comes after it on the connection is answered."""
+    limit = 1 << 16
+    with server.serving(tmp_path / "log", model, f"--max-message-bytes={limit}") as running:
+        with Client(running.grpc) as client:
+            with pytest.raises(Overloaded, match=f"larger than max .*{limit}"):
+                client.infer("double", {"x": np.ones((1, limit), np.float32)})
+            small = client.infer("double", {"x": np.ones((1, 4), np.float32)})
+            assert small["y"].tolist() == [[2, 2, 2, 2]]

@@ -229,3 +229,22 @@ async def test_while_it_loads_it_lives_and_is_not_ready(
     finally:
         await starting
         await app.stop()
+
+
+async def test_nobody_is_cancelled_by_a_stop(
+    tmp_path: pathlib.Path, repository: pathlib.Path
+) -> None:
+    """Calls that gRPC holds when the server stops, and has not handed over, are refused by name."""
+    with server.serving(tmp_path / "log", repository) as running:
+        async with AsyncClient(running.grpc, retry=ONCE) as client:
+            await client.infer("lab", row(0))
+            calls = [asyncio.create_task(client.infer("lab", row(n))) for n in range(800)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            running.terminate()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert await asyncio.to_thread(running.wait) == 0
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, BaseException):
+            assert isinstance(outcome, Unavailable)
+        else:
+            assert outcome["y"].item() == 2 * number + 1
