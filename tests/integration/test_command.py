@@ -175,9 +175,11 @@ def test_version_and_help() -> None:
 def test_a_message_over_the_limit(tmp_path: pathlib.Path, model: pathlib.Path) -> None:
     """It is gRPC that refuses it, unread; what comes after it on the connection is answered."""
     limit = 1 << 16
-    with server.serving(tmp_path / "log", model, f"--max-message-bytes={limit}") as running:
-        with Client(running.grpc) as client:
-            with pytest.raises(Overloaded, match=f"larger than max .*{limit}"):
-                client.infer("double", {"x": np.ones((1, limit), np.float32)})
-            small = client.infer("double", {"x": np.ones((1, 4), np.float32)})
-            assert small["y"].tolist() == [[2, 2, 2, 2]]
+    with (
+        server.serving(tmp_path / "log", model, f"--max-message-bytes={limit}") as running,
+        Client(running.grpc) as client,
+    ):
+        with pytest.raises(Overloaded, match=f"larger than max .*{limit}"):
+            client.infer("double", {"x": np.ones((1, limit), np.float32)})
+        small = client.infer("double", {"x": np.ones((1, 4), np.float32)})
+        assert small["y"].tolist() == [[2, 2, 2, 2]]
