@@ -5,10 +5,10 @@ For comparing like with like, and for models whose batches must be of certain si
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.batcher.policy import close, wake
+from headrace.batcher.policy import close, urgency_of_head, wake
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, WakeAt, Why
 from headrace.batcher.state import State
@@ -34,7 +34,7 @@ class Fixed:
             return drops
         due = [item for item in state.queues.items() if self._due(state, item[1], now)]
         if state.idle and due:
-            key, queue = min(due, key=_urgency)
+            key, queue = min(due, key=urgency_of_head)
             rows, reason = self._size(state, queue)
             return (Dispatch(close(state, key, state.idle[0], rows, reason, now)),)
         return self._wake(state, now)
@@ -60,8 +60,3 @@ class Fixed:
         if state.idle:
             times += [ripe for q in state.queues.values() if (ripe := self._ripe_at(q)) > now]
         return (WakeAt(min(times)),) if times else ()
-
-
-def _urgency(item: tuple[Hashable, Queue]) -> tuple[float, int]:
-    head = item[1].head
-    return head.urgency, head.sequence

@@ -49,10 +49,11 @@ class WorkConserving:
 
 def most_urgent(state: State) -> tuple[Hashable, Queue]:
     """The key whose head is the most urgent of all, and its queue."""
-    return min(state.queues.items(), key=_urgency_of_head)
+    return min(state.queues.items(), key=urgency_of_head)
 
 
-def _urgency_of_head(item: tuple[Hashable, Queue]) -> tuple[float, int]:
+def urgency_of_head(item: tuple[Hashable, Queue]) -> tuple[float, int]:
+    """What orders keys: the rank of the most urgent request of each."""
     head = item[1].head
     return head.urgency, head.sequence
 
