@@ -38,11 +38,9 @@ def admit(state: State, request: Request) -> Reject | None:
 def _in_time(state: State, request: Request) -> Reject | None:
     """Refuses what could not be in time if everything more urgent were served as fast as can be."""
     now = request.arrival
-    alone = min(
-        state.free_in(executor, now) + _seconds_alone(state, executor, request)
-        for executor in state.kinds
-    )
-    run = min(_seconds_alone(state, executor, request) for executor in state.kinds)
+    runs = {executor: _seconds_alone(state, executor, request) for executor in state.kinds}
+    alone = min(state.free_in(executor, now) + run for executor, run in runs.items())
+    run = min(runs.values())
     if now + run > request.deadline:
         return _hopeless(state, request, run)
     finish = max(alone, min(predicted_finish(state, request), _finish_in_overload(state, request)))

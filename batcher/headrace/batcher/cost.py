@@ -206,12 +206,6 @@ class CostModel:
             OrderedDict()
         )
 
-    def observe(
-        self, kind: Hashable, key: Hashable, row_bytes: float, rows: int, seconds: float
-    ) -> bool:
-        """Learns from one run. Returns whether the expectation changed."""
-        return self.table(kind, key, row_bytes).observe(rows, seconds)
-
     def table(self, kind: Hashable, key: Hashable, row_bytes: float) -> CostTable:
         """The table of `key` on `kind`: its own, or a borrowed one. May know nothing yet."""
         found = self._tables.get((kind, key))
