@@ -64,10 +64,6 @@ class State:
         """The executors that run nothing, in the order they were given."""
         return [name for name, batch in self.running.items() if batch is None]
 
-    @property
-    def queued_rows(self) -> int:
-        return sum(queue.rows for queue in self.queues.values())
-
     def table(self, executor: str, key: Hashable, row_bytes: float) -> CostTable:
         """What batches of `key` cost on `executor`."""
         return self.cost.table(self.kinds[executor], key, row_bytes)

@@ -60,7 +60,7 @@ class ModelSpec:
 
     batched: whether requests may share a run, along the first dimension. If not, unbatched_because
     says why. max_batch_size: rows that may share one. row_limit: the most rows of one request, None
-    when only memory limits it.
+    when only memory limits it. has_bfloat16: whether any tensor is BF16, which NumPy cannot hold.
     """
 
     name: str
@@ -71,6 +71,7 @@ class ModelSpec:
     unbatched_because: str
     max_batch_size: int
     row_limit: int | None
+    has_bfloat16: bool = False
 
     def key(
         self, given: Sequence[TensorSpec], arrays: Sequence[Array], outputs: tuple[str, ...]
@@ -82,11 +83,6 @@ class ModelSpec:
             for tensor, array in zip(given, arrays, strict=True)
         )
         return Key(inputs, outputs, self.has_bfloat16)
-
-    @property
-    def has_bfloat16(self) -> bool:
-        """Whether any tensor is BF16, which NumPy cannot hold."""
-        return any(tensor.datatype == "BF16" for tensor in (*self.inputs, *self.outputs))
 
     def unbatched(self, reason: str) -> ModelSpec:
         """The same model, each request run alone."""
@@ -131,6 +127,7 @@ def read_spec(
         reason,
         (options.max_batch_size or default_max_batch) if batched else 1,
         options.max_batch_size or None if batched else None,
+        "BF16" in types,
     )
 
 
