@@ -9,7 +9,7 @@ import pytest
 from headrace.server.executors.session import Provider
 from headrace.server.models import served
 from headrace.server.models.options import ModelOptions
-from headrace.server.models.served import ServedModel
+from headrace.server.models.served import Host, ServedModel
 from server import graphs
 
 Load = Callable[..., Awaitable[ServedModel]]
@@ -23,7 +23,7 @@ async def load(tmp_path: pathlib.Path) -> AsyncIterator[Load]:
     async def load(model: Any, **options: Any) -> ServedModel:
         path = graphs.save(model, tmp_path / "loaded" / "m" / "1" / "model.onnx")
         given = ModelOptions(**{"instances": 1, **options})
-        loaded.append(await served.load("m", "1", path, given, Provider.CPU))
+        loaded.append(await served.load("m", "1", path, given, Host(Provider.CPU)))
         return loaded[-1]
 
     yield load

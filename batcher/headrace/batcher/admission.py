@@ -43,7 +43,10 @@ def _in_time(state: State, request: Request) -> Reject | None:
     run = min(runs.values())
     if now + run > request.deadline:
         return _hopeless(state, request, run)
-    finish = max(alone, min(predicted_finish(state, request), _finish_in_overload(state, request)))
+    finish = alone
+    if state.queued_requests:
+        predicted = min(predicted_finish(state, request), _finish_in_overload(state, request))
+        finish = max(alone, predicted)
     late = now + finish - request.deadline
     if late <= 0:
         return None
@@ -92,14 +95,14 @@ def predicted_finish(state: State, request: Request) -> float:
 def _finish_in_overload(state: State, request: Request) -> float:
     """In overload the policy passes over requests that a batch of the needed size cannot serve in
     time, in favour of fresh ones such as this: then only those in between stand in its way."""
-    now, executor = request.arrival, next(iter(state.kinds))
+    now, executor = request.arrival, state.executors[0]
     queue = state.queues.get(request.key)
     plan = state.table(executor, request.key, request.nbytes / request.rows).plan
     demand = state.demands.of(request.key)
-    rate, executors = demand.rate(now), len(state.kinds)
+    rate, executors = demand.rate(now), len(state.executors)
     if queue is None or plan is None or not plan.overloaded(rate, demand.patience, executors):
         return math.inf
-    free = min(state.free_in(e, now) for e in state.kinds)
+    free = min(state.free_in(e, now) for e in state.executors)
     needed = plan.seconds[plan.needed(rate, demand.patience, executors)]
     ahead = queue.rows_before(request.urgency) - queue.rows_before(now + free + needed)
     return _spread(state, request, {request.key: max(0.0, ahead) + request.rows})
@@ -107,7 +110,7 @@ def _finish_in_overload(state: State, request: Request) -> float:
 
 def _spread(state: State, request: Request, rows: Mapping[Hashable, float]) -> float:
     """Seconds for all executors together to end what they run and then `rows` of each key."""
-    executors = list(state.kinds)
+    executors = state.executors
     work = sum(state.free_in(executor, request.arrival) for executor in executors)
     for key, count in rows.items():
         queue = state.queues.get(key)
@@ -115,7 +118,18 @@ def _spread(state: State, request: Request, rows: Mapping[Hashable, float]) -> f
         plan = state.table(executors[0], key, size).plan
         if count and plan is not None:
             work += plan.serial(math.ceil(count))
-    return work / len(executors)
+    return work / _strength(state, request)
+
+
+def _strength(state: State, request: Request) -> float:
+    """The executors that carry the load, and what their helpers are worth beside them."""
+    strength = float(len(state.executors))
+    fast = state.table(state.executors[0], request.key, request.nbytes / request.rows).plan
+    for helper in state.helpers:
+        slow = state.table(helper, request.key, request.nbytes / request.rows).plan
+        if fast is not None and slow is not None:
+            strength += slow.peak_rate / fast.peak_rate
+    return strength
 
 
 def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:

@@ -41,6 +41,10 @@ class Executor(Protocol):
     def kind(self) -> str:
         """Executors of one kind are equally fast, as far as is known."""
 
+    @property
+    def team(self) -> int:
+        """Executors of different teams never run at the same time; 0 is the main team."""
+
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
         """Begins to run `batch` and returns at once.
 

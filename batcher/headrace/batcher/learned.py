@@ -3,7 +3,8 @@
 Theory of operation, in the order in which a decision is made:
 
 1. What no executor can still finish in time is dropped.
-2. An idle executor takes the most urgent group; it never waits for company.
+2. An idle executor takes the most urgent group; it never waits for company. Where executors are
+   not alike, `placement.py` says which.
 3. The size minimises the total waiting of the queue by the learned costs (`sizing.py`), the queue
    being inflated by the load: 1/(1 - rho) of it will be there before it is empty. It is at least
    what sustains the arrival rate, and with several executors at most an equal share of what will
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 
-from headrace.batcher.cost import CostTable
+from headrace.batcher.placement import place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, Why
@@ -39,26 +40,32 @@ class Learned:
         drops = drops or [Drop(request, Why.OVERTAKEN) for request in _too_late(state, now)]
         if drops:
             return drops
-        idle = state.idle
-        if not idle or not state.queues:
+        if not state.idle or not state.queues:
             return wake(state)
         key, queue = most_urgent(state)
-        table = state.table(idle[0], key, queue.row_bytes)
-        plan = table.plan
-        if plan is None or queue.head.solo:
+        chosen = place(state, key, queue, now)
+        if chosen is None:
+            return wake(state)
+        executor = chosen.executor
+        plan = state.table(executor, key, queue.row_bytes).plan
+        if queue.head.solo:
+            return (Dispatch(close(state, key, executor, 1, Reason.SOLO, now)),)
+        if plan is None:
             return self._without_costs.decide(state, now)
         rate = state.demands.of(key).rate(now)
         if len(state.queues) > 1:
             # The other keys take their share of the executors' time: it is as if this one were
             # asked for as much as all of them together.
-            rate = max(rate, _asked(state, idle[0], now) * plan.peak_rate)
-        wanted, reason = _wanted(state, queue, plan, rate, now)
-        skip, rows = _in_time(state, key, table, wanted, rate, now)
+            rate = max(rate, _asked(state, executor, now) * plan.peak_rate)
+        wanted, reason = _wanted(state, executor, queue, plan, rate, now)
+        if chosen.most < wanted:
+            wanted, reason = chosen.most, Reason.SHARED
+        skip, rows = _in_time(state, executor, key, wanted, rate, now)
         if skip:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
-        return (Dispatch(close(state, key, idle[0], rows, reason, now)),)
+        return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
 
 def _too_late(state: State, now: float) -> Iterator[Request]:
@@ -83,7 +90,7 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
 
 def _load(state: State, executor: str, now: float) -> float:
     """The share of the executors' best capacity that is asked for, below 1."""
-    return min(_HIGHEST_LOAD, _asked(state, executor, now) / len(state.kinds))
+    return min(_HIGHEST_LOAD, _asked(state, executor, now) / len(state.peers[executor]))
 
 
 def _asked(state: State, executor: str, now: float) -> float:
@@ -97,18 +104,19 @@ def _asked(state: State, executor: str, now: float) -> float:
 
 
 def _wanted(
-    state: State, queue: Queue, plan: SizePlan, rate: float, now: float
+    state: State, executor: str, queue: Queue, plan: SizePlan, rate: float, now: float
 ) -> tuple[int, Reason]:
     """The size to want when no deadline presses, and what keeps it from being larger."""
-    idle, executors = state.idle, len(state.kinds)
+    peers = state.peers[executor]
+    executors, idle = len(peers), sum(state.running[e] is None for e in peers)
     limit = min(queue.rows, plan.largest)
-    inflated = queue.rows / (1 - _load(state, idle[0], now)) / len(idle)
+    inflated = queue.rows / (1 - _load(state, executor, now)) / idle
     size = plan.best(inflated, limit)
     if len(state.queues) == 1:
         size = max(size, min(limit, plan.sustaining(rate / executors)))
     reason = Reason.NO_GAIN if size < limit else Reason.FULL
     if len(state.queues) < executors:  # else the others will have keys of their own
-        others = sorted(state.free_in(e, now) for e in state.kinds if e != idle[0])
+        others = sorted(state.free_in(e, now) for e in peers if e != executor)
         share = float(queue.rows)
         for place, free in enumerate(others):
             share = min(share, (queue.rows + rate * free) / (place + 2))
@@ -119,10 +127,12 @@ def _wanted(
 
 
 def _in_time(
-    state: State, key: Hashable, table: CostTable, wanted: int, rate: float, now: float
+    state: State, executor: str, key: Hashable, wanted: int, rate: float, now: float
 ) -> tuple[list[Request], int]:
     """Requests to let go of, or none and the size that keeps the head's deadline."""
-    queue, plan = state.queues[key], table.plan
+    queue = state.queues[key]
+    table = state.table(executor, key, queue.row_bytes)
+    plan = table.plan
     assert plan is not None
     guard = 1 + 2 * table.spread
     slack = queue.head.deadline - now
@@ -130,7 +140,7 @@ def _in_time(
         return [], wanted
     smaller = max(1, plan.within(slack / guard, wanted))
     patience = state.demands.of(key).patience / guard
-    needed = min(wanted, plan.needed(rate, patience, len(state.kinds)))
+    needed = min(wanted, plan.needed(rate, patience, len(state.peers[executor])))
     if smaller >= needed or smaller >= queue.rows:
         return [], smaller
     late = now + plan.seconds[needed] * guard

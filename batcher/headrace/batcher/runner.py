@@ -26,7 +26,7 @@ from headrace.batcher.observer import Observer
 from headrace.batcher.policy import Policy
 from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
 from headrace.batcher.scheduler import Scheduler
-from headrace.batcher.state import Limits, State
+from headrace.batcher.state import Device, Limits, State
 
 # Event loops round timers to whole milliseconds; a shorter one would spin.
 _TIMER_GRAIN = 0.001
@@ -53,12 +53,14 @@ class Runner:
         limits: Limits,
         clock: Callable[[], float],
         observer: Observer | None = None,
+        device: Device | None = None,
     ) -> None:
         self._executors = {executor.name: executor for executor in executors}
         if len(self._executors) != len(executors) or not executors:
             raise ValueError("a runner needs executors with different names")
         kinds = {executor.name: executor.kind for executor in executors}
-        self._scheduler = Scheduler(kinds, policy, limits)
+        teams = {executor.name: executor.team for executor in executors}
+        self._scheduler = Scheduler(kinds, policy, limits, teams, device)
         self._clock = clock
         self._observer = observer or Observer()
         self._futures: dict[Request, asyncio.Future[Answer]] = {}

@@ -23,23 +23,31 @@ from headrace.batcher.request import (
     Request,
     WakeAt,
 )
-from headrace.batcher.state import Limits, State
+from headrace.batcher.state import Device, Limits, State
 
 
 class Scheduler:
     """One set of executors, the queues before them, and the policy between.
 
-    `kinds` names each executor and its kind.
+    `kinds` names each executor and its kind; `teams` and `device` are as State has them.
     """
 
-    def __init__(self, kinds: Mapping[str, str], policy: Policy, limits: Limits) -> None:
-        self.state = State(kinds, limits)
+    def __init__(
+        self,
+        kinds: Mapping[str, str],
+        policy: Policy,
+        limits: Limits,
+        teams: Mapping[str, int] | None = None,
+        device: Device | None = None,
+    ) -> None:
+        self.state = State(kinds, limits, teams, device)
         self._policy = policy
 
     def submit(self, request: Request) -> Reject | None:
         """Lets `request` wait, or says why it may not."""
         refusal = admit(self.state, request)
         self.state.demands.arrived(request)
+        self.state.meet()
         if refusal is None:
             self.state.enqueue(request)
         else:

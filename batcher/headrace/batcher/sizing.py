@@ -42,7 +42,7 @@ class SizePlan:
             k = min(self.largest, m)
             waiting[m] = (m * times[:k] + waiting[m - k : m][::-1]).min()
             serial[m] = (times[:k] + serial[m - k : m][::-1]).min()
-        self._serial = serial
+        self._serial, self._waiting = serial, waiting
         self._best = [self._sizes(length, times, waiting) for length in _LENGTHS]
         sizes = np.arange(1, self.largest + 1)
         self._rates = np.maximum.accumulate(sizes / times).tolist()
@@ -97,6 +97,19 @@ class SizePlan:
         if rows <= longest:
             return float(self._serial[rows])
         return float(self._serial[longest]) + (rows - longest) / self.peak_rate
+
+    def waiting(self, rows: float) -> float:
+        """The total waiting, in row-seconds, of `rows` rows that one executor serves best.
+
+        Interpolated, since an expected number of rows need not be whole; beyond the longest queue
+        that was worked out it grows with the square.
+        """
+        longest = len(self._waiting) - 1
+        if rows >= longest:
+            return float(self._waiting[longest]) * (rows / longest) ** 2
+        below = int(rows)
+        part: float = self._waiting[below + 1] - self._waiting[below]
+        return float(self._waiting[below] + (rows - below) * part)
 
     def within(self, seconds: float, limit: int) -> int:
         """The largest size of at most `limit` that takes at most `seconds`; 0 where none does."""

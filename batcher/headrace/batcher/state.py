@@ -12,6 +12,8 @@ from headrace.batcher.demand import Demands
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Batch, Phase, Request
 
+_CROWD_SMOOTHING = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -33,16 +35,43 @@ class Limits:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
+class Device:
+    """What several runners have in common: `running` counts the batches on it at this moment."""
+
+    __slots__ = ("running",)
+
+    def __init__(self) -> None:
+        self.running = 0
+
+
 class State:
     """The waiting and the running of one runner. Changes are made by the scheduler alone.
 
     `kinds` names each executor's kind: those of one kind are taken to be equally fast, and learn
-    from each other.
+    from each other. `teams` numbers them: executors of different teams would take each other's
+    cores, so they never run at the same time; 0, the main team, where nothing is said. `crowd` is
+    how many other requests an arriving one usually finds here, waiting or running.
     """
 
-    def __init__(self, kinds: Mapping[str, str], limits: Limits) -> None:
+    def __init__(
+        self,
+        kinds: Mapping[str, str],
+        limits: Limits,
+        teams: Mapping[str, int] | None = None,
+        device: Device | None = None,
+    ) -> None:
         self.limits = limits
         self.kinds = kinds
+        self.teams = teams or dict.fromkeys(kinds, 0)
+        self.device = device or Device()
+        self.peers = {
+            name: [o for o in kinds if self.teams[o] == self.teams[name] and kinds[o] == kind]
+            for name, kind in kinds.items()
+        }
+        # Those that carry the load are of the first one's kind; the others of its team help.
+        self.executors = self.peers[next(iter(kinds))]
+        self.helpers = [e for e in kinds if not self.teams[e] and e not in self.executors]
+        self.crowd = 0.0
         self.cost = CostModel(limits.max_batch_rows)
         self.demands = Demands()
         self.queues: dict[Hashable, Queue] = {}
@@ -60,9 +89,28 @@ class State:
         )
 
     @property
+    def in_charge(self) -> int:
+        """The team that runs something; the main team when nothing runs."""
+        for name, batch in self.running.items():
+            if batch is not None:
+                return self.teams[name]
+        return 0
+
+    @property
     def idle(self) -> list[str]:
-        """The executors that run nothing, in the order they were given."""
-        return [name for name, batch in self.running.items() if batch is None]
+        """The executors of the team in charge that run nothing, in the order they were given."""
+        team = self.in_charge
+        return [e for e, batch in self.running.items() if batch is None and self.teams[e] == team]
+
+    @property
+    def alternatives(self) -> list[str]:
+        """The executors of other teams than the main one, when they could start now.
+
+        They take the whole device, so they start only while nothing else runs on it.
+        """
+        if self.device.running:
+            return []
+        return [name for name, team in self.teams.items() if team]
 
     def table(self, executor: str, key: Hashable, row_bytes: float) -> CostTable:
         """What batches of `key` cost on `executor`."""
@@ -70,10 +118,19 @@ class State:
 
     def free_in(self, executor: str, now: float) -> float:
         """Seconds until `executor` is expected to be free; 0 when it is idle or overdue."""
-        batch = self.running[executor]
+        if self.teams[executor] != self.in_charge:
+            return max(self._remaining(batch, now) for batch in self.running.values())
+        return self._remaining(self.running[executor], now)
+
+    def _remaining(self, batch: Batch | None, now: float) -> float:
         if batch is None or batch.expected != batch.expected:
             return 0.0
         return max(0.0, batch.started + batch.expected - now)
+
+    def meet(self) -> None:
+        """Notes how many requests one that arrives now finds here."""
+        running = sum(batch.live for batch in self.running.values() if batch is not None)
+        self.crowd += _CROWD_SMOOTHING * (self.queued_requests + running - self.crowd)
 
     def expired(self, now: float) -> Iterator[Request]:
         """The waiting requests whose deadline is `now` or earlier."""
@@ -120,6 +177,7 @@ class State:
             request.started = batch.started
         self._left(queue, batch.requests)
         self.running[batch.executor] = batch
+        self.device.running += 1
 
     def finish(self, executor: str) -> Batch:
         """Frees `executor`. Raises KeyError when it ran nothing."""
@@ -127,6 +185,7 @@ class State:
         if batch is None:
             raise KeyError(executor)
         self.running[executor] = None
+        self.device.running -= 1
         return batch
 
     def _left(self, queue: Queue, requests: list[Request]) -> None:

@@ -28,9 +28,10 @@ class ManualClock:
 class FakeExecutor:
     """Holds its batch until `finish` or `fail`; a member's result is its own payload."""
 
-    def __init__(self, name: str = "fake", kind: str = "fake") -> None:
+    def __init__(self, name: str = "fake", kind: str = "fake", team: int = 0) -> None:
         self.name = name
         self.kind = kind
+        self.team = team
         self.batches: list[Batch] = []
         self.abandoned: list[Batch] = []
         self._done: Callable[[Completion], None] | None = None

@@ -14,8 +14,10 @@ from headrace.server.config import Settings
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
 from headrace.server.http import HttpServer
+from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
+from headrace.server.models.served import Host
 from headrace.server.rpc import server as rpc
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService
@@ -54,7 +56,8 @@ class App:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigurationError when the models' paths hold no models."""
         self.settings = settings
-        self.registry = Registry(Catalogue(settings.models), Provider(settings.provider))
+        host = Host(Provider(settings.provider), plan_cache(settings.cache_dir))
+        self.registry = Registry(Catalogue(settings.models), host)
         self.stuck = False
         self._ready = False
         self._health = rpc.Health()

@@ -37,6 +37,12 @@ class Settings(BaseModel):
     provider: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where models run unless their own configuration says"
     )
+    cache_dir: str = Field(
+        default="auto",
+        min_length=1,
+        description="folder for what was measured of models, so that a restart need not measure "
+        "again; auto: in the user's cache, off: nowhere",
+    )
     grace_seconds: float = Field(
         default=30.0, ge=0, description="how long a stopping server may answer what it has accepted"
     )

@@ -12,31 +12,35 @@ from rich.table import Table
 from headrace.server.errors import ServerError
 from headrace.server.executors.session import Provider
 from headrace.server.models import served
+from headrace.server.models.plan import Plan
 from headrace.server.models.repository import Catalogue
-from headrace.server.models.served import ServedModel
+from headrace.server.models.served import Host, ServedModel
 from headrace.server.models.spec import TensorSpec
 
 _BAR = 30  # characters
 
 
 def main(path: pathlib.Path, provider: str) -> int:
-    """Prints the contracts of the model, or models, at `path`. Returns the exit code."""
+    """Prints the contracts of the model, or models, at `path`. Returns the exit code.
+
+    Everything is measured anew: what an earlier start remembers is neither used nor changed.
+    """
     console = Console()
     try:
-        asyncio.run(_inspect(console, path, Provider(provider)))
+        asyncio.run(_inspect(console, path, Host(Provider(provider))))
     except ServerError as error:
         Console(stderr=True).print(f"headrace inspect: {error}", markup=False)
         return 1
     return 0
 
 
-async def _inspect(console: Console, path: pathlib.Path, provider: Provider) -> None:
+async def _inspect(console: Console, path: pathlib.Path, host: Host) -> None:
     for source in Catalogue([path]).sources().values():
         options = source.options()
         files = source.files(options)
         for version in options.versions.choose(list(files)):
             began = time.monotonic()
-            model = await served.load(source.name, str(version), files[version], options, provider)
+            model = await served.load(source.name, str(version), files[version], options, host)
             _show(console, model, time.monotonic() - began)
             await model.close()
 
@@ -59,13 +63,27 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
         )
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)
-    console.print(
-        f"executors: {plan.instances}, with {plan.session.intra_op_threads} thread(s) each, on "
-        f"{plan.session.provider.value}; loaded and checked in {seconds:.2f} s"
-    )
+    console.print(f"plan: {plan.in_words}; loaded and checked in {seconds:.2f} s", markup=False)
+    _show_layouts(console, plan)
     _show_costs(console, model)
     for key in model.options.not_honoured:
         console.print(f"set in the configuration, without effect here: {key}", markup=False)
+
+
+def _show_layouts(console: Console, plan: Plan) -> None:
+    """What was measured of each layout, where more than one was tried."""
+    if len(plan.measured) < 2:
+        return
+    table = Table("layout", "ms for a lone row", "rows/s, all busy", "chosen for", title="Layouts")
+    for measured in plan.measured:
+        uses = {plan.main: "a crowd" if plan.lone else "everything", plan.lone: "a lone request"}
+        table.add_row(
+            measured.layout.in_words,
+            f"{measured.alone * 1e3:.3g}",
+            f"{measured.rate:.0f}",
+            uses.get(measured.layout, ""),
+        )
+    console.print(table)
 
 
 def _show_costs(console: Console, model: ServedModel) -> None:
@@ -77,7 +95,7 @@ def _show_costs(console: Console, model: ServedModel) -> None:
     rates = {size: size / costs.seconds(size) for size in costs.sizes}
     best = max(rates.values())
     table = Table(
-        "rows", "ms per batch", "rows/s per executor", "", title="Measured cost, smoothed"
+        "rows", "ms per batch", "rows/s per executor", "", title="Cost on a main executor, smoothed"
     )
     for size, rate in rates.items():
         bar = "█" * max(1, round(_BAR * rate / best))

@@ -38,7 +38,7 @@ async def start() -> AsyncIterator[Start]:
 
     def start(model: Any) -> OnnxExecutor:
         loop = asyncio.get_running_loop()
-        started.append(OnnxExecutor("e", "cpu", session_of(model), loop))
+        started.append(OnnxExecutor("e", "cpu", 0, session_of(model), loop))
         return started[-1]
 
     yield start
@@ -263,7 +263,7 @@ def other_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def test_a_loop_that_is_gone_ends_the_thread() -> None:
     with other_loop() as loop:
-        executor = OnnxExecutor("e", "cpu", session_of(graphs.identity()), loop)
+        executor = OnnxExecutor("e", "cpu", 0, session_of(graphs.identity()), loop)
     executor.start(batch_of(key_of(rows(1, 0)[0]), rows(1, 1)), lambda _: None)
     executor._thread.join()
 

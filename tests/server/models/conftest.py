@@ -8,6 +8,7 @@ import pytest
 from headrace.server.executors.session import Provider
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
+from headrace.server.models.served import Host
 from server.models.repositories import Gate, Listener, put
 
 
@@ -27,7 +28,7 @@ def repository(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 async def registry(repository: pathlib.Path, gate: Gate) -> AsyncIterator[Registry]:
-    made = Registry(Catalogue([repository]), Provider.CPU)
+    made = Registry(Catalogue([repository]), Host(Provider.CPU))
     made.listener = Listener()
     yield made
     gate.open()

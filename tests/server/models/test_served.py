@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 import pytest
 
 from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.session import Provider
-from headrace.server.models import served
 from headrace.server.models.options import ModelOptions, TensorDeclaration
-from headrace.server.models.served import make_plan, make_policy
+from headrace.server.models.served import make_policy
 from server import graphs
 from server.conftest import Load
-
-
-@pytest.fixture(autouse=True)
-def _four_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served, "usable_cpus", lambda: 4)
-
-
-@pytest.mark.parametrize(
-    ("options", "instances", "threads"),
-    [
-        ({}, 4, 1),
-        ({"intra_op_threads": 2}, 2, 2),
-        ({"intra_op_threads": 9}, 1, 9),
-        ({"instances": 6}, 6, 1),
-        ({"instances": 3, "intra_op_threads": 4}, 3, 4),
-    ],
-)
-def test_the_plan_fits_the_processors(
-    options: dict[str, Any], instances: int, threads: int
-) -> None:
-    plan = make_plan(ModelOptions(**options), Provider.CPU)
-    assert (plan.instances, plan.session.intra_op_threads) == (instances, threads)
-
-
-def test_cuda_has_one_executor_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served, "resolve", lambda wanted: wanted)
-    plan = make_plan(ModelOptions(provider=Provider.CUDA, device_id=2), Provider.CPU)
-    assert (plan.instances, plan.session.device_id) == (1, 2)
-    assert plan.session.provider is Provider.CUDA
 
 
 def test_batches_are_learned_unless_the_configuration_insists() -> None:
@@ -71,8 +39,9 @@ async def test_executors_share_a_session_that_has_no_threads_of_its_own(
     model = await load(graphs.plus(1.0), instances=3, intra_op_threads=threads)
     sessions = [executor._session for executor in model._executors]
     assert (sessions[0] is sessions[1]) is shared
+    kind = "cpu" if shared else "cpux2-"
     names = [executor.name for executor in model._executors]
-    assert names == ["m/1/cpu0", "m/1/cpu1", "m/1/cpu2"]
+    assert names == [f"m/1/{kind}{number}" for number in range(3)]
 
 
 @pytest.mark.parametrize("place", [".", "1"])

@@ -64,10 +64,16 @@ class OnnxExecutor:
     """
 
     def __init__(
-        self, name: str, kind: str, session: ort.InferenceSession, loop: asyncio.AbstractEventLoop
+        self,
+        name: str,
+        kind: str,
+        team: int,
+        session: ort.InferenceSession,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.name = name
         self.kind = kind
+        self.team = team
         self._session = session
         self._loop = loop
         self._buffers = _Buffers()

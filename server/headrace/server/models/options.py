@@ -71,14 +71,16 @@ class VersionPolicy:
 class ModelOptions:
     """The honoured part of a model's configuration; None means: not said, the server decides.
 
-    max_batch_size: rows; 0 turns batching off. instances: executors. timeout: seconds a request may
-    wait when it brings no deadline of its own; override_timeout lets a caller's be shorter.
+    max_batch_size: rows; 0 turns batching off. instances: executors. cpu_helpers: executors on the
+    CPU beside those on CUDA. timeout: seconds a request may wait when it brings no deadline of its
+    own; override_timeout lets a caller's be shorter.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes.
     not_honoured: keys that were set and have no effect here.
     """
 
     max_batch_size: int | None = None
     instances: int | None = None
+    cpu_helpers: int = 0
     intra_op_threads: int | None = None
     inter_op_threads: int | None = None
     provider: Provider | None = None
@@ -105,6 +107,7 @@ class _Toml(BaseModel):
 
     max_batch_size: int | None = Field(default=None, ge=0)
     instances: int | None = Field(default=None, ge=1)
+    cpu_helpers: int = Field(default=0, ge=0)
     intra_op_threads: int | None = Field(default=None, ge=1)
     inter_op_threads: int | None = Field(default=None, ge=1)
     provider: Provider | None = None
@@ -228,18 +231,20 @@ def _max_batch_size(config: pb.ModelConfig) -> int | None:
 
 
 def _instances(config: pb.ModelConfig) -> dict[str, Any]:
-    if not config.instance_group:
-        return {}
-    group = config.instance_group[0]
-    kinds = {
-        pb.ModelInstanceGroup.KIND_GPU: Provider.CUDA,
-        pb.ModelInstanceGroup.KIND_CPU: Provider.CPU,
-    }
-    found: dict[str, Any] = {"instances": sum(g.count or 1 for g in config.instance_group)}
-    if group.kind in kinds:
-        found["provider"] = kinds[group.kind]
-    if group.gpus:
-        found["device_id"] = group.gpus[0]
+    """Executors by where they run. CPU groups beside GPU ones help those."""
+    groups = config.instance_group
+    on_cpu = sum(g.count or 1 for g in groups if g.kind == pb.ModelInstanceGroup.KIND_CPU)
+    others = sum(g.count or 1 for g in groups if g.kind != pb.ModelInstanceGroup.KIND_CPU)
+    found: dict[str, Any] = {}
+    if any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in groups):
+        found = {"instances": others, "provider": Provider.CUDA, "cpu_helpers": on_cpu}
+    elif groups:
+        found = {"instances": on_cpu + others}
+        if on_cpu:
+            found["provider"] = Provider.CPU
+    gpus = [gpu for group in groups for gpu in group.gpus]
+    if gpus:
+        found["device_id"] = gpus[0]
     return found
 
 
@@ -285,9 +290,8 @@ def _not_honoured(config: pb.ModelConfig) -> list[str]:
     found += [key for t in config.output for key in _unknown(t, _HONOURED_TENSOR, "output.")]
     for group in config.instance_group:
         found += _unknown(group, _HONOURED_INSTANCES, "instance_group.")
-        if list(group.gpus[1:]) or group.kind != config.instance_group[0].kind:
-            # All executors are on one device: that of the first group, its first GPU.
-            found.append("instance_group: kinds and gpus beyond the first")
+    if len({gpu for group in config.instance_group for gpu in group.gpus}) > 1:
+        found.append("instance_group: gpus beyond the first")
     found += [f"parameters.{key}" for key in config.parameters if key not in _THREAD_PARAMETERS]
     return sorted(set(found))
 

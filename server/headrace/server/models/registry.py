@@ -15,11 +15,10 @@ from headrace.server.errors import (
     ModelUnavailable,
     ServerError,
 )
-from headrace.server.executors.session import Provider
 from headrace.server.models import served
 from headrace.server.models.options import ModelOptions, from_json
 from headrace.server.models.repository import Catalogue
-from headrace.server.models.served import ServedModel
+from headrace.server.models.served import Host, ServedModel
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +46,9 @@ class ModelListener:
 class Registry:
     """Models by name and version. Everything but loading itself happens on the event loop."""
 
-    def __init__(self, catalogue: Catalogue, provider: Provider) -> None:
+    def __init__(self, catalogue: Catalogue, host: Host) -> None:
         self._catalogue = catalogue
-        self._provider = provider
+        self._host = host
         self._entries: dict[str, dict[str, Entry]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._loading: set[asyncio.Task[None]] = set()
@@ -159,7 +158,7 @@ class Registry:
             if version not in current or current[version].model is None:
                 current[version] = Entry(name, version, LOADING)
             try:
-                model = await served.load(name, version, path, options, self._provider)
+                model = await served.load(name, version, path, options, self._host)
             except Exception as error:
                 failure = _as_load_failed(error)
                 await self._note_failure(name, version, failure)
@@ -262,11 +261,9 @@ def _log_loaded(entry: Entry) -> None:
         else f"unbatched, because {spec.unbatched_because}"
     )
     _log.info(
-        "model %s version %s serves on %s: %d executors, threads each: %d, %s",
+        "model %s version %s serves with %s, %s",
         spec.name,
         spec.version,
-        plan.session.provider.value,
-        plan.instances,
-        plan.session.intra_op_threads,
+        plan.in_words,
         how,
     )

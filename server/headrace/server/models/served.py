@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import onnxruntime as ort
 
@@ -15,42 +15,33 @@ from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
 from headrace.batcher.policy import Policy
 from headrace.batcher.runner import Runner
-from headrace.batcher.state import Limits
+from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.cpus import usable_cpus
 from headrace.server.executors.onnx import OnnxExecutor
-from headrace.server.executors.session import Provider, SessionOptions, open_session, resolve
+from headrace.server.executors.session import Provider, SessionOptions, open_session
 from headrace.server.models.options import ModelOptions
+from headrace.server.models.plan import Layout, Plan, configured
+from headrace.server.models.plan_cache import PlanCache
+from headrace.server.models.planner import Planner
 from headrace.server.models.probe import Verdict, probe
-from headrace.server.models.profile import Profile, profile
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
 
 # Bounds only: the size of each batch is chosen by what the model was measured to cost.
 DEFAULT_MAX_BATCH = {Provider.CPU: 64, Provider.CUDA: 128}
-_MOST_INSTANCES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a model is laid out on its device: so many executors, each with so many threads."""
+class Host:
+    """What all models of a server have in common.
 
-    session: SessionOptions
-    instances: int
-
-
-def make_plan(options: ModelOptions, preferred: Provider) -> Plan:
-    """The layout for `options`, where they leave it open: a single-threaded executor per CPU.
-
-    That is the layout of highest throughput for most CPU models; measuring it for each model is the
-    planner's work. Raises LoadFailed when the provider cannot be had.
+    provider: where a model runs unless its configuration says. cache: where measured plans are
+    kept, None for nowhere. device: counts what runs.
     """
-    provider = resolve(options.provider or preferred)
-    threads = options.intra_op_threads or 1
-    fitting = max(1, min(_MOST_INSTANCES, usable_cpus() // threads))
-    instances = options.instances or (fitting if provider is Provider.CPU else 1)
-    session = SessionOptions(provider, threads, options.inter_op_threads or 1, options.device_id)
-    return Plan(session, instances)
+
+    provider: Provider = Provider.AUTO
+    cache: PlanCache | None = None
+    device: Device = field(default_factory=Device)
 
 
 def make_policy(options: ModelOptions) -> Policy:
@@ -62,53 +53,52 @@ def make_policy(options: ModelOptions) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What opening and examining a model's file gives; `sessions` has one for each executor."""
+    """What opening and examining a model's file gives; `sessions` has one for each executor of
+    each of the plan's layouts, in their order."""
 
     spec: ModelSpec
-    sessions: Sequence[ort.InferenceSession]
+    plan: Plan
+    sessions: Sequence[Sequence[ort.InferenceSession]]
     verdict: Verdict
-    profile: Profile
     labels: Mapping[str, Sequence[str]]
 
 
 class ServedModel:
     """One version of a model, ready to run. Build it with `load`, inside the event loop."""
 
-    def __init__(self, opened: Opened, options: ModelOptions, plan: Plan) -> None:
+    def __init__(self, opened: Opened, options: ModelOptions, device: Device) -> None:
         self.spec = spec = opened.spec
         self.options = options
-        self.plan = plan
+        self.plan = opened.plan
         self.verdict = opened.verdict
         self.labels = opened.labels
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
         self.statistics = ModelStatistics()
         self._closing: asyncio.Task[None] | None = None
-        kind, loop = plan.session.provider.value, asyncio.get_running_loop()
-        self._executors = [
-            OnnxExecutor(f"{spec.name}/{spec.version}/{kind}{number}", kind, session, loop)
-            for number, session in enumerate(opened.sessions)
-        ]
+        self._executors = list(_executors(opened))
         limits = Limits(max_batch_rows=spec.max_batch_size)
         if options.max_queued_requests:
             limits = replace(limits, max_queued_requests=options.max_queued_requests)
         self.runner = Runner(
-            self._executors, make_policy(options), limits, time.monotonic, self.statistics
+            self._executors, make_policy(options), limits, time.monotonic, self.statistics, device
         )
-        self.costs = self._learn(opened.profile)
+        self.costs = self._learn()
 
     def __repr__(self) -> str:
         return f"<ServedModel: {self.spec.name} version {self.spec.version}, {self.runner!r}>"
 
-    def _learn(self, profile: Profile) -> CostTable | None:
-        """The costs of the profiled key, from its runs; None where nothing could be profiled."""
-        if profile.key is None:
-            return None
-        executor = self._executors[0].name
-        table = self.runner.state.table(executor, profile.key, profile.row_bytes)
-        for rows, seconds in profile.runs:
-            table.observe(rows, seconds)
-        return table
+    def _learn(self) -> CostTable | None:
+        """Teaches what was measured at load. Returns the costs of the profiled key on the main
+        executors, None where nothing could be measured."""
+        costs = self.runner.state.cost
+        tables = {}
+        for measured in self.plan.measured:
+            profile, kind = measured.profile, measured.layout.kind
+            for rows, seconds in profile.runs:
+                tables[kind] = costs.table(kind, profile.key, profile.row_bytes)
+                tables[kind].observe(rows, seconds)
+        return tables.get(self.plan.main.kind)
 
     async def close(self) -> None:
         """Answers what was accepted, then lets go of threads and sessions.
@@ -125,34 +115,51 @@ class ServedModel:
             await asyncio.to_thread(executor.close)
 
 
+def _executors(opened: Opened) -> Iterator[OnnxExecutor]:
+    spec, loop = opened.spec, asyncio.get_running_loop()
+    for (team, layout), sessions in zip(opened.plan.layouts, opened.sessions, strict=True):
+        between = "-" if layout.kind[-1].isdigit() else ""
+        for number, session in enumerate(sessions):
+            name = f"{spec.name}/{spec.version}/{layout.kind}{between}{number}"
+            yield OnnxExecutor(name, layout.kind, team, session, loop)
+
+
 async def load(
-    name: str, version: str, path: pathlib.Path, options: ModelOptions, preferred: Provider
+    name: str, version: str, path: pathlib.Path, options: ModelOptions, host: Host
 ) -> ServedModel:
     """Opens, examines and starts a model. Raises LoadFailed."""
-    plan = make_plan(options, preferred)
-    opened = await asyncio.to_thread(examine, name, version, path, options, plan)
-    return ServedModel(opened, options, plan)
+    opened = await asyncio.to_thread(examine, name, version, path, options, host)
+    return ServedModel(opened, options, host.device)
 
 
 def examine(
-    name: str, version: str, path: pathlib.Path, options: ModelOptions, plan: Plan
+    name: str, version: str, path: pathlib.Path, options: ModelOptions, host: Host
 ) -> Opened:
-    """Opens the model, probes whether it may be batched, and measures what batches cost.
+    """Opens the model, probes whether it may be batched, and measures what it costs.
 
     Blocks for as long as that takes. Raises LoadFailed.
     """
-    first = open_session(path, plan.session)
-    spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.session.provider])
+    plan = configured(options, host.provider)
+    first = open_session(path, plan.main.session)
+    spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.main.session.provider])
     verdict = probe(spec, first) if spec.batched and spec.max_batch_size > 1 else Verdict()
     if verdict.reason:
         spec = spec.unbatched(verdict.reason)
-    sessions = [first]
-    # On one thread ONNX Runtime runs where it is called, so executors share the session and its
-    # weights. More threads are a pool of the session's own: each executor needs its own.
-    for _ in range(plan.instances - 1):
-        shared = plan.session.intra_op_threads == 1 and plan.session.provider is Provider.CPU
-        sessions.append(first if shared else open_session(path, plan.session))
-    return Opened(spec, sessions, verdict, profile(spec, first), _read_labels(path, options))
+    labels = _read_labels(path, options)
+    opened_as = plan.main.session
+    plan = Planner(host.cache, host.device).complete(plan, options, spec, path, first)
+    sessions = [_open(layout, path, first, opened_as) for _, layout in plan.layouts]
+    return Opened(spec, plan, sessions, verdict, labels)
+
+
+def _open(
+    layout: Layout, path: pathlib.Path, first: ort.InferenceSession, opened: SessionOptions
+) -> list[ort.InferenceSession]:
+    """A session for each executor of `layout`; `first`, which was opened as `opened`, is used."""
+    sessions = [first] if layout.session == opened else []
+    while len(sessions) < (1 if layout.shares_session else layout.instances):
+        sessions.append(open_session(path, layout.session))
+    return sessions * layout.instances if layout.shares_session else sessions
 
 
 def _read_labels(path: pathlib.Path, options: ModelOptions) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2 import model_config_pb2 as config_pb
 from headrace.server.errors import InvalidInput, ModelNotFound, ModelUnavailable, Unsupported
 from headrace.server.executors.session import Provider
+from headrace.server.models.plan import Layout
 from headrace.server.models.registry import READY, Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import BACKEND, PLATFORM, TensorSpec
@@ -180,16 +181,23 @@ def effective_config(model: ServedModel) -> config_pb.ModelConfig:
         if tensor.name in given_outputs:
             result.CopyFrom(given_outputs[tensor.name])
         _declare(result, tensor, skip)
-    group = config.instance_group.add(name=spec.name, count=plan.instances)
-    cuda = plan.session.provider is Provider.CUDA
-    group.kind = group.KIND_GPU if cuda else group.KIND_CPU
-    if cuda:
-        group.gpus.append(plan.session.device_id)
-    threads = str(plan.session.intra_op_threads)
+    for layout in (plan.main, plan.helpers):
+        if layout is not None:
+            _describe(config.instance_group.add(name=spec.name), layout)
+    threads = str(plan.main.session.intra_op_threads)
     config.parameters["intra_op_thread_count"].string_value = threads
+    config.parameters["headrace_plan"].string_value = plan.in_words
     if spec.unbatched_because:
         config.parameters["headrace_unbatched_because"].string_value = spec.unbatched_because
     return config
+
+
+def _describe(group: config_pb.ModelInstanceGroup, layout: Layout) -> None:
+    group.count = layout.instances
+    cuda = layout.session.provider is Provider.CUDA
+    group.kind = group.KIND_GPU if cuda else group.KIND_CPU
+    if cuda:
+        group.gpus.append(layout.session.device_id)
 
 
 def _declare(

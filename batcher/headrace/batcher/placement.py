@@ -1,0 +1,97 @@
+"""Which executor takes the next batch, where they are not all alike.
+
+Two cases, and both are decided by what the executors were measured to take:
+
+- **Teams.** A model on a CPU may have one executor that uses every core beside several that use one
+  each. The first answers a lone request sooner, the others together serve a crowd faster, and they
+  cannot run at the same time. The team with the least total waiting (`SizePlan.waiting`) of those
+  who are here, or usually are, takes over whenever nothing runs.
+- **Helpers.** An executor slower than the others of its team (a CPU beside a GPU) takes only what
+  it will have ended before the fast ones could have emptied the queue, or a request that they
+  cannot serve in time. A helper that takes anything is worse than none: what it holds ends late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from headrace.batcher.queue import Queue
+from headrace.batcher.sizing import SizePlan
+from headrace.batcher.state import State
+
+# Costs are noisy: another team must promise at least so much less waiting.
+_CLEARLY = 0.97
+# Once in so many runs of a lone request the other team runs it: costs that were learned in a bad
+# moment would otherwise never be learned again.
+_TRIAL_EVERY = 64
+
+
+class Place(NamedTuple):
+    """An idle executor, and the most rows it should take."""
+
+    executor: str
+    most: int
+
+
+def place(state: State, key: Hashable, queue: Queue, now: float) -> Place | None:
+    """Where the head of `queue` should run now; None when it had better wait for a faster one."""
+    other = _other_team(state, key, queue)
+    if other is not None:
+        return other
+    idle = state.idle
+    for executor in idle:
+        if executor not in state.helpers:
+            return Place(executor, state.limits.max_batch_rows)
+    for helper in idle:
+        most = _help(state, key, queue, helper, now)
+        if most:
+            return Place(helper, most)
+    return None
+
+
+def _plan(state: State, executor: str, key: Hashable, queue: Queue) -> SizePlan | None:
+    return state.table(executor, key, queue.row_bytes).plan
+
+
+def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
+    """An executor of another team, if that team is to take over now."""
+    main = state.executors[0]
+    for executor in state.alternatives:
+        ours, theirs = _plan(state, main, key, queue), _plan(state, executor, key, queue)
+        if ours is None or theirs is None:
+            continue
+        expected = max(float(queue.rows), 1 + state.crowd)
+        better = _shared_waiting(theirs, expected, len(state.peers[executor])) < (
+            _CLEARLY * _shared_waiting(ours, expected, len(state.executors))
+        )
+        alone = queue.rows == 1 and state.crowd < 1
+        runs = sum(state.table(e, key, queue.row_bytes).observations for e in (main, executor))
+        if alone and runs % _TRIAL_EVERY == 0:
+            better = not better
+        if better:
+            return Place(executor, state.limits.max_batch_rows)
+    return None
+
+
+def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:
+    """The total waiting of `rows` rows that so many executors share evenly."""
+    sharing = min(float(executors), rows)
+    return sharing * plan.waiting(rows / sharing)
+
+
+def _help(state: State, key: Hashable, queue: Queue, helper: str, now: float) -> int:
+    """How many rows of the head a slow executor should take; 0 for none."""
+    fast = state.executors
+    ours, theirs = _plan(state, fast[0], key, queue), state.table(helper, key, queue.row_bytes)
+    if ours is None or theirs.plan is None:
+        return 0
+    free = min(state.free_in(executor, now) for executor in fast)
+    slack = (queue.head.deadline - now) / (1 + 2 * theirs.spread)
+    if free + ours.seconds[1] > slack >= theirs.seconds(1):
+        return 1
+    for rows in range(min(queue.rows, theirs.largest), 0, -1):
+        taken = theirs.seconds(rows)
+        if taken <= slack and taken <= free + ours.serial(queue.rows - rows) / len(fast):
+            return rows
+    return 0

@@ -1,0 +1,189 @@
+"""Which layout a model gets: measured at load, remembered on disk, or as configured.
+
+Theory of operation. On a CPU no single layout is best. One thread for each executor and an executor
+for each core usually serve a crowd fastest; a lone caller is answered soonest by every core working
+on its one request. So the sensible layouts are measured at load, within a budget: what a lone row
+takes, and what rate is reached with all executors busy. The layout of the highest rate is the main
+one. Where another answers a lone row clearly sooner, it is kept beside it, and the policy lets it
+take over while there is no crowd (`batcher/placement.py`).
+
+Several models share the cores by this rule: each model's main layout may use them all, and the
+operating system divides them among those that run; the lone layout starts only while no other model
+runs anything. What the configuration says about instances or threads is taken as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnxruntime as ort
+
+from headrace.batcher.state import Device
+from headrace.server.executors.onnx import run_session
+from headrace.server.executors.session import open_session
+from headrace.server.models import plan_cache
+from headrace.server.models.options import ModelOptions
+from headrace.server.models.plan import (
+    DISTURBED,
+    Layout,
+    Measured,
+    Plan,
+    candidates,
+    choose,
+    is_open,
+)
+from headrace.server.models.plan_cache import PlanCache
+from headrace.server.models.profile import Profile, profile, synthetic_rows
+from headrace.server.models.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+# Seconds that measuring layouts may take for one model; one that has begun is finished.
+BUDGET = 3.0
+# A row that takes less has nothing to divide among threads: waking them costs as much.
+_WORTH_DIVIDING = 200e-6
+# More than one thread needs a session of its own, with the weights once more.
+_LARGEST_TWICE = 512 << 20
+_ROUNDS = 3
+_LONE_RUNS = 4
+# A measurement that got less than this share of the processors' time is used, but not kept.
+_UNDISTURBED = 0.8
+_SHORTEST_ROUND, _LONGEST_ROUND = 0.05, 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Finds plans. `cache` is None where none are kept; `device` is what models run on."""
+
+    cache: PlanCache | None
+    device: Device
+
+    def complete(
+        self,
+        plan: Plan,
+        options: ModelOptions,
+        spec: ModelSpec,
+        path: pathlib.Path,
+        first: ort.InferenceSession,
+    ) -> Plan:
+        """`plan` with what it was measured to do, and with other layouts where that suggests them.
+
+        `first` is a session of its main layout. Blocks for seconds where nothing is known yet.
+        Raises LoadFailed when a session cannot be opened.
+        """
+        if not is_open(options, plan):
+            return replace(plan, measured=tuple(_profiles(plan, spec, path, first)))
+        if self.device.running:
+            # A measurement beside live traffic would disturb it, and be wrong.
+            plan = replace(plan, origin="not measured: other models were busy")
+            return replace(plan, measured=tuple(_profiles(plan, spec, path, first)))
+        if self.cache is None:
+            return measure(spec, path, first, plan)
+        digest = plan_cache.digest(path)
+        kept = self.cache.load(digest, spec, plan)
+        if kept is not None:
+            return kept
+        plan = measure(spec, path, first, plan)
+        if plan.origin != DISTURBED:
+            self.cache.store(digest, spec, plan)
+        return plan
+
+
+def _profiles(
+    plan: Plan, spec: ModelSpec, path: pathlib.Path, first: ort.InferenceSession
+) -> Iterator[Measured]:
+    """What one executor of each layout in force costs."""
+    for _, layout in plan.layouts:
+        session = first if layout is plan.main else open_session(path, layout.session)
+        yield _unmeasured(layout, profile(spec, session))
+
+
+def measure(spec: ModelSpec, path: pathlib.Path, first: ort.InferenceSession, plan: Plan) -> Plan:
+    """The plan that measuring suggests, in place of `plan`, whose main layout's session is `first`.
+
+    Blocks for seconds. Raises LoadFailed when a session cannot be opened.
+    """
+    began = time.perf_counter()
+    base = profile(spec, first)
+    alone = _alone(base)
+    if base.key is None or alone < _WORTH_DIVIDING or path.stat().st_size > _LARGEST_TWICE:
+        return replace(plan, origin="not measured", measured=(_unmeasured(plan.main, base),))
+    tried = [(plan.main, [first] * plan.main.instances, base)]
+    for layout in candidates(plan.main.session)[1:]:
+        if time.perf_counter() - began > BUDGET:
+            break
+        sessions = [open_session(path, layout.session) for _ in range(layout.instances)]
+        tried.append((layout, sessions, profile(spec, sessions[0])))
+    lone: list[list[float]] = [[] for _ in tried]
+    rates: list[list[float]] = [[] for _ in tried]
+    shares = []
+    for _ in range(_ROUNDS):  # alternating, so that a noisy moment meets them all
+        for place, (_, sessions, costs) in enumerate(tried):
+            lone[place].append(_lone(spec, sessions[0], costs))
+            rate, cpus = _saturated(spec, sessions, costs)
+            rates[place].append(rate)
+            if place == 0:
+                shares.append(cpus / plan.main.instances)
+    # The best of the rounds: others on this machine can only make a layout look worse.
+    measured = tuple(
+        Measured(layout, min(lone[place]), max(rates[place]), costs)
+        for place, (layout, _, costs) in enumerate(tried)
+    )
+    origin = DISTURBED if min(shares) < _UNDISTURBED else "measured"
+    return choose(replace(plan, origin=origin, measured=measured))
+
+
+def _unmeasured(layout: Layout, costs: Profile) -> Measured:
+    return Measured(layout, _alone(costs), 0.0, costs)
+
+
+def _alone(costs: Profile) -> float:
+    """Seconds of one row; infinite where nothing could be run."""
+    return float(np.median([s for rows, s in costs.runs if rows == 1] or [np.inf]))
+
+
+def _lone(spec: ModelSpec, session: ort.InferenceSession, costs: Profile) -> float:
+    """Seconds of one row with nothing beside it."""
+    assert costs.key is not None
+    arrays = synthetic_rows(spec, 1, costs.variable)
+    taken: list[float] = []
+    while sum(taken) < _SHORTEST_ROUND and len(taken) < _LONE_RUNS:
+        began = time.perf_counter()
+        run_session(session, costs.key, arrays)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _saturated(
+    spec: ModelSpec, sessions: Sequence[ort.InferenceSession], costs: Profile
+) -> tuple[float, float]:
+    """Rows a second with a thread for each of `sessions`, in batches of the best measured size, and
+    the processors that this used."""
+    key = costs.key
+    assert key is not None
+    rows, seconds = max(costs.runs, key=lambda run: run[0] / run[1])
+    arrays = synthetic_rows(spec, rows, costs.variable)
+    done: list[int] = []
+    stop = time.perf_counter() + min(max(_SHORTEST_ROUND, 5 * seconds), _LONGEST_ROUND)
+
+    def work(session: ort.InferenceSession) -> None:
+        run_session(session, key, arrays)
+        done.append(rows)
+        while time.perf_counter() < stop:
+            run_session(session, key, arrays)
+            done.append(rows)
+
+    began, used = time.perf_counter(), time.process_time()
+    threads = [threading.Thread(target=work, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - began
+    return sum(done) / seconds, (time.process_time() - used) / seconds

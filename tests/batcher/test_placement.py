@@ -1,0 +1,165 @@
+"""Which executor takes a batch where they are not alike: teams that take turns, and helpers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from headrace.batcher.learned import Learned
+from headrace.batcher.request import Batch, Dispatch, Phase, Request
+from headrace.batcher.scheduler import Scheduler
+from headrace.batcher.state import Device, Limits
+
+Cost = Callable[[int], float]
+
+
+def scheduler(
+    kinds: dict[str, str], costs: dict[str, Cost], teams: dict[str, int] | None = None
+) -> Scheduler:
+    """One that knows `costs` of each kind."""
+    sched = Scheduler(kinds, Learned(), Limits(max_batch_rows=16), teams, Device())
+    for kind, cost in costs.items():
+        table = sched.state.cost.table(kind, "k", 0.0)
+        for _ in range(20):
+            for n in range(1, 17):
+                table.observe(n, cost(n))
+        table.observations += 1  # an odd sum: no trial is due
+    return sched
+
+
+def narrow_and_wide() -> Scheduler:
+    """Two executors of a core each, or one of both: as a real model was measured."""
+    kinds = {"n0": "cpu", "n1": "cpu", "w0": "cpux2"}
+    costs: dict[str, Cost] = {"cpu": lambda n: 4.1 * n, "cpux2": lambda n: 0.6 + 2.2 * n}
+    return scheduler(kinds, costs, {"n0": 0, "n1": 0, "w0": 1})
+
+
+def fast_and_slow() -> Scheduler:
+    """A device on which batching pays, and a helper four times as slow for one row."""
+    kinds = {"gpu": "cuda", "cpu": "cpu"}
+    return scheduler(kinds, {"cuda": lambda n: 1 + 0.1 * n, "cpu": lambda n: 4.0 * n})
+
+
+def submit(sched: Scheduler, count: int, now: float, deadline: float = math.inf) -> list[Request]:
+    requests = [Request("k", None, now, deadline=deadline) for _ in range(count)]
+    for request in requests:
+        assert sched.submit(request) is None
+    return requests
+
+
+def batches(sched: Scheduler, now: float) -> list[Batch]:
+    return [action.batch for action in sched.step(now) if isinstance(action, Dispatch)]
+
+
+def test_a_lone_request_has_every_core() -> None:
+    sched = narrow_and_wide()
+    for now in range(0, 100, 10):
+        submit(sched, 1, now)
+        assert [batch.executor for batch in batches(sched, now)] == ["w0"]
+        sched.complete("w0", 2.8)
+
+
+def test_a_crowd_is_served_by_the_team_of_the_highest_rate() -> None:
+    sched = narrow_and_wide()
+    submit(sched, 8, 0.0)
+    assert {batch.executor for batch in batches(sched, 0.0)} == {"n0", "n1"}
+
+
+def test_teams_never_run_at_the_same_time() -> None:
+    sched = narrow_and_wide()
+    submit(sched, 1, 0.0)
+    assert [batch.executor for batch in batches(sched, 0.0)] == ["w0"]
+    submit(sched, 1, 1.0)
+    assert batches(sched, 1.0) == []
+    sched.complete("w0", 2.8)
+    assert len(batches(sched, 2.8)) == 1
+
+
+def test_two_callers_in_turn_are_a_crowd() -> None:
+    sched = narrow_and_wide()
+    sched.state.crowd = 1.0
+    submit(sched, 1, 0.0)
+    assert [batch.executor for batch in batches(sched, 0.0)] == ["n0"]
+    submit(sched, 1, 0.0)
+    assert [batch.executor for batch in batches(sched, 0.0)] == ["n1"]
+
+
+def test_the_wide_team_leaves_the_device_to_others() -> None:
+    sched = narrow_and_wide()
+    sched.state.device.running += 1
+    submit(sched, 1, 0.0)
+    assert [batch.executor for batch in batches(sched, 0.0)] == ["n0"]
+
+
+def test_what_was_learned_in_a_bad_moment_is_unlearned() -> None:
+    sched = narrow_and_wide()
+    for _ in range(200):
+        sched.state.cost.table("cpux2", "k", 0.0).observe(1, 40.0)
+    used = []
+    now = 0.0
+    for _ in range(3000):
+        submit(sched, 1, now)
+        (batch,) = batches(sched, now)
+        used.append(batch.executor)
+        seconds = 2.8 if batch.executor == "w0" else 4.1
+        now += seconds
+        sched.complete(batch.executor, seconds)
+    assert used[0] == "n0"
+    assert set(used[-50:-2]) == {"w0"}
+
+
+def test_a_fast_executor_comes_first() -> None:
+    sched = fast_and_slow()
+    submit(sched, 1, 0.0)
+    assert [batch.executor for batch in batches(sched, 0.0)] == ["gpu"]
+
+
+def test_a_helper_leaves_alone_what_it_would_end_later() -> None:
+    sched = fast_and_slow()
+    submit(sched, 1, 0.0)
+    assert len(batches(sched, 0.0)) == 1
+    waiting = submit(sched, 3, 0.1)
+    assert batches(sched, 0.1) == []
+    assert all(request.phase is Phase.QUEUED for request in waiting)
+    sched.complete("gpu", 1.1)
+    assert [batch.executor for batch in batches(sched, 1.1)] == ["gpu"]
+
+
+def test_a_helper_takes_its_part_of_a_long_queue() -> None:
+    sched = fast_and_slow()
+    submit(sched, 100, 0.0)
+    first, second = batches(sched, 0.0)
+    assert (first.executor, second.executor) == ("gpu", "cpu")
+    # Six more batches of the fast one take about 16: the helper ends no later.
+    assert 1 <= second.rows <= 4
+
+
+def test_a_helper_saves_what_the_fast_one_cannot() -> None:
+    sched = scheduler(
+        {"gpu": "cuda", "cpu": "cpu"}, {"cuda": lambda n: 5.0, "cpu": lambda n: 6.0 * n}
+    )
+    submit(sched, 1, 0.0)
+    assert len(batches(sched, 0.0)) == 1
+    (request,) = submit(sched, 1, 0.1, deadline=7.0)
+    (batch,) = batches(sched, 0.1)
+    assert (batch.executor, batch.requests) == ("cpu", [request])
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_every_request_is_served_whatever_the_helpers_do(patient: bool) -> None:
+    sched = fast_and_slow()
+    now, served = 0.0, 0
+    running: dict[str, float] = {}
+    for turn in range(400):
+        now += 0.3
+        if turn < 300:
+            request = Request("k", None, now, deadline=math.inf if patient else now + 30)
+            assert sched.submit(request) is None
+        for name in [name for name, end in running.items() if end <= now]:
+            del running[name]
+            served += len(sched.complete(name, 1.0))
+        for batch in batches(sched, now):
+            running[batch.executor] = now + batch.expected
+    assert served == 300
