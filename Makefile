@@ -30,8 +30,8 @@ format: $(DEV)  ## rewrite in the house's format
 protos: $(DEV)  ## regenerate the Python stubs from the .proto sources
 	$(BIN)/python protos/generate.py
 
-bench: $(USE)  ## requests/s against ONNX Runtime's own limit on this machine, about a minute
-	$(BIN)/python benchmarks/against_limit.py
+bench: $(DEV)  ## requests/s against ONNX Runtime's own limit on this machine, about a minute
+	$(BIN)/python benchmarks/no_knobs.py --models magika lstm --only-auto --turns 3
 
 constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt

@@ -1,0 +1,211 @@
+"""Headrace with nothing configured against its own fixed configurations and ONNX Runtime's limit.
+
+One server holds the same model under several names: `auto`, which is not configured, and fixed
+configurations that somebody might have chosen. Closed-loop callers load one after the other, in
+turns, and between them ONNX Runtime is called directly in this process. For each number of callers
+the medians over the turns are compared: `auto` to the best of the fixed ones, which is the best one
+in hindsight for that very load, and to the limit.
+
+The callers send messages that were serialised beforehand and leave answers unparsed, so that the
+client takes little of the cores that it shares with the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnxruntime as ort
+from rich.console import Console
+from rich.table import Table
+
+from headrace.client import InferOptions
+from headrace.client.messages import infer_request
+from models import SUBJECTS, Subject, subjects
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+LIMIT = "ONNX Runtime alone"
+# In the words of model.toml. A delay of 0 is the greedy rule: all that waits, up to the largest
+# batch, as soon as an executor is free.
+CONFIGURATIONS = {
+    "auto": "",
+    "greedy, 64 rows, 2 x 1": "max_batch_size = 64\ninstances = 2\nmax_delay = 0",
+    "no batching, 2 x 1": "max_batch_size = 1\ninstances = 2\nmax_delay = 0",
+    "no batching, 1 x 2": "max_batch_size = 1\ninstances = 1\nintra_op_threads = 2\nmax_delay = 0",
+    "8 rows, 1 ms, 2 x 1": "max_batch_size = 8\ninstances = 2\nmax_delay = 0.001",
+    "8 rows, 5 ms, 2 x 1": "max_batch_size = 8\ninstances = 2\nmax_delay = 0.005",
+}
+
+Latencies = list[float]  # seconds
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How often each side is measured, and for how long each time, in seconds."""
+
+    count: int
+    seconds: float
+
+
+@contextmanager
+def server(subject: Subject, configurations: Sequence[str]) -> Iterator[str]:
+    """`headrace serve` with `subject` under each configuration's name; gives its gRPC address."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in configurations:
+            version = Path(folder, name, "1")
+            version.mkdir(parents=True)
+            (version / "model.onnx").symlink_to(subject.path.resolve())
+            Path(folder, name, "model.toml").write_text(CONFIGURATIONS[name])
+        command = [sys.executable, "-m", "headrace.server.cli", "serve", folder]
+        command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        try:
+            words = process.stdout.readline().split()
+            yield words[words.index("gRPC") + 2]
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+
+def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
+    """What ONNX Runtime alone does in `seconds`: a thread for each caller, but no more than there
+    are CPUs; one caller has every CPU for its request, more have one each."""
+    cpus = os.cpu_count() or 1
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = cpus if callers == 1 else 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(subject.path, options, providers=["CPUExecutionProvider"])
+    feeds = {subject.input: subject.make(np.random.default_rng(0))}
+    session.run(None, feeds)
+    latencies: Latencies = []
+    stop = time.perf_counter() + seconds
+
+    def work() -> None:
+        while (began := time.perf_counter()) < stop:
+            session.run(None, feeds)
+            latencies.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=work) for _ in range(min(callers, cpus))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return latencies
+
+
+async def served(
+    address: str, subject: Subject, name: str, callers: int, seconds: float
+) -> Latencies:
+    """Latencies of the requests that `callers` closed-loop callers complete in `seconds`."""
+    rng = np.random.default_rng(0)
+    messages = [
+        infer_request(name, {subject.input: subject.make(rng)}, InferOptions()).SerializeToString()
+        for _ in range(16)
+    ]
+    latencies: Latencies = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary(METHOD)
+        await call(messages[0])
+        stop = time.perf_counter() + seconds
+
+        async def caller(index: int) -> None:
+            while (began := time.perf_counter()) < stop:
+                await call(messages[index % len(messages)])
+                latencies.append(time.perf_counter() - began)
+                index += 1
+
+        await asyncio.gather(*(caller(index) for index in range(callers)))
+    return latencies
+
+
+def measure(
+    subject: Subject, address: str, configurations: Sequence[str], callers: int, turns: Turns
+) -> dict[str, list[Latencies]]:
+    """The latencies of each side in each turn."""
+    found: dict[str, list[Latencies]] = defaultdict(list)
+    for turn in range(turns.count + 1):
+        for name in configurations:
+            latencies = asyncio.run(served(address, subject, name, callers, turns.seconds))
+            found[name].append(latencies)
+        found[LIMIT].append(bare(subject, callers, turns.seconds))
+        if turn == 0:
+            found.clear()  # the first turn warms up: sessions, and what is learned
+    return found
+
+
+def report(
+    subject: Subject, callers: int, found: dict[str, list[Latencies]], seconds: float
+) -> list[str]:
+    """The row of the table for this load: rates, and what `auto` makes of them."""
+    rates = {name: [len(turn) / seconds for turn in turns] for name, turns in found.items()}
+    medians = {name: statistics.median(turns) for name, turns in rates.items()}
+    fixed = {name: rate for name, rate in medians.items() if name not in ("auto", LIMIT)}
+    row = [subject.name, str(callers), f"{medians[LIMIT]:.0f}", f"{medians['auto']:.0f}"]
+    row.append(f"{_ratio(rates['auto'], rates[LIMIT]):.2f}")
+    if fixed:
+        best = max(fixed, key=lambda name: fixed[name])
+        row += [f"{fixed[best]:.0f} ({best})", f"{_ratio(rates['auto'], rates[best]):.2f}"]
+    else:
+        row += ["", ""]
+    latencies = [latency for turn in found["auto"] for latency in turn]
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
+    return [*row, f"{p50:.1f} / {p99:.1f}"]
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    parser.add_argument("--turns", type=int, default=5, help="alternations; medians are shown")
+    parser.add_argument("--only-auto", action="store_true", help="leave out fixed configurations")
+    parser.add_argument("--details", action="store_true", help="print every side's rate")
+    arguments = parser.parse_args()
+    names = ["auto"] if arguments.only_auto else list(CONFIGURATIONS)
+    turns = Turns(arguments.turns, arguments.seconds)
+    console = Console(width=140)
+    table = Table(
+        "model", "callers", "limit, rows/s", "auto", "/ limit", "best fixed", "auto / best",
+        "p50 / p99 ms",
+    )  # fmt: skip
+    for subject in subjects(arguments.models):
+        with server(subject, names) as address:
+            for callers in arguments.callers:
+                found = measure(subject, address, names, callers, turns)
+                row = report(subject, callers, found, turns.seconds)
+                table.add_row(*row)
+                console.print(", ".join(row))
+                if arguments.details:
+                    for name, each in found.items():
+                        rates = [f"{len(turn) / turns.seconds:.0f}" for turn in each]
+                        console.print(f"    {name}: {' '.join(rates)}")
+    console.print(table)
+    console.print(
+        f"ONNX Runtime {ort.__version__}, {os.cpu_count()} CPUs shared with the client, medians of "
+        f"{turns.count} turns of {turns.seconds} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
