@@ -98,9 +98,9 @@ class CostTable:
         self._follow_drift(ratio)
         self._stale += 1
         # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
-        due = min(max(1, self.observations // 16), 2048)
+        due = min(max(8, self.observations // 16), 2048)
         surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
-        if not self._table or self._stale >= due or (surprised and self._stale >= min(due, 32)):
+        if not self._table or self._stale >= (due // 8 if surprised else due):
             self._build()
             return True
         return False
