@@ -16,7 +16,7 @@ class Observer:
         """`request` waits."""
 
     def rejected(self, refusal: Reject) -> None:
-        """A request was refused on arrival."""
+        """A request was refused: on arrival, or later for another caller's in a full queue."""
 
     def dropped(self, request: Request, why: Why, now: float) -> None:
         """An accepted request ended without having been run to its end."""

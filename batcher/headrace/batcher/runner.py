@@ -76,7 +76,8 @@ class Runner:
         return self._scheduler.state
 
     def submit(self, request: Request) -> asyncio.Future[Answer]:
-        """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed.
+        """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed,
+        or with Overloaded when its place in a full queue was given to another caller.
 
         Cancelling the future withdraws the request. Raises Overloaded when a bound of the queue is
         reached or the deadline is predicted to be missed, DeadlineTooShort when no queue is to
@@ -186,9 +187,9 @@ class Runner:
             future.set_exception(failure)
 
     def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
-        """The future of `request`, to be ended; None when its caller left in this very turn."""
-        future = self._futures.pop(request)
-        if not future.done():
+        """The future of `request`, to be ended; None when its caller has left in this turn."""
+        future = self._futures.pop(request, None)
+        if future is None or not future.done():
             return future
         self._observer.dropped(request, Why.CANCELLED, now)
         return None

@@ -37,7 +37,8 @@ class State:
     """The waiting and the running of one runner. Changes are made by the scheduler alone.
 
     `kinds` names each executor's kind: those of one kind are taken to be equally fast, and learn
-    from each other.
+    from each other. What waits is held twice: in `queues` by compatibility key, and in `shares` by
+    priority and then caller.
     """
 
     def __init__(self, kinds: Mapping[str, str], limits: Limits) -> None:
@@ -46,6 +47,7 @@ class State:
         self.cost = CostModel(limits.max_batch_rows)
         self.demands = Demands()
         self.queues: dict[Hashable, Queue] = {}
+        self.shares: dict[int, dict[Hashable, Queue]] = {}
         self.running: dict[str, Batch | None] = dict.fromkeys(kinds)
         self.queued_requests = 0
         self.queued_bytes = 0
@@ -76,14 +78,16 @@ class State:
         return max(0.0, batch.started + batch.expected - now)
 
     def expired(self, now: float) -> Iterator[Request]:
-        """The waiting requests whose deadline is `now` or earlier."""
+        """The waiting requests whose deadline is `now` or earlier, each once."""
         stack = [0] if self._deadlines else []
+        seen: set[Request] = set()  # one that was retried has an entry for each time it waited
         while stack:
             at = stack.pop()
             if at >= len(self._deadlines) or self._deadlines[at][0] > now:
                 continue
             request = self._deadlines[at][2]
-            if request.phase is Phase.QUEUED:
+            if request.phase is Phase.QUEUED and request not in seen:
+                seen.add(request)
                 yield request
             stack += (2 * at + 1, 2 * at + 2)
 
@@ -98,6 +102,11 @@ class State:
         if queue is None:
             queue = self.queues[request.key] = Queue()
         queue.add(request)
+        level = self.shares.setdefault(request.priority, {})
+        share = level.get(request.caller)
+        if share is None:
+            share = level[request.caller] = Queue()
+        share.add(request)
         request.phase = Phase.QUEUED
         self.queued_requests += 1
         self.queued_bytes += request.nbytes
@@ -134,8 +143,19 @@ class State:
         self.queued_bytes -= sum(request.nbytes for request in requests)
         if not queue:
             del self.queues[requests[0].key]
+        for request in requests:
+            self._leave_share(request)
         # Entries of requests that left keep their payloads alive until their deadline comes up.
         if len(self._deadlines) > 2 * self.queued_requests + 64:
             live = [entry for entry in self._deadlines if entry[2].phase is Phase.QUEUED]
             heapq.heapify(live)
             self._deadlines = live
+
+    def _leave_share(self, request: Request) -> None:
+        level = self.shares[request.priority]
+        share = level[request.caller]
+        share.remove(request)
+        if not share:
+            del level[request.caller]
+            if not level:
+                del self.shares[request.priority]
