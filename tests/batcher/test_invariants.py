@@ -171,7 +171,7 @@ class Histories(RuleBasedStateMachine):
         actions = self.scheduler.step(now)
         self.check_wake(actions, now)
         refused = [action.request for action in actions if isinstance(action, Reject)]
-        assert refused == self.displaced
+        assert Counter(refused) == Counter(self.displaced)
         self.displaced = []
         for request in refused:
             self.end(request)

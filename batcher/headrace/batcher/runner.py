@@ -159,6 +159,9 @@ class Runner:
         failed = completion.error is not None
         ended = self._scheduler.complete(batch.executor, completion.seconds, failed=failed)
         self._observer.completed(batch, completion, now)
+        for request in batch.requests:
+            if not self._awaited(request, now):
+                self._observer.wasted(request, batch, now)
         results = dict(zip(batch.requests, completion.results, strict=False))
         for request in ended:
             self._end(request, results.get(request), batch, completion, now)
@@ -166,6 +169,10 @@ class Runner:
             self._end_waiting()  # a batch of several that was stopped waits again
         else:
             self._decide_soon()
+
+    def _awaited(self, request: Request, now: float) -> bool:
+        future = self._futures.get(request)
+        return future is not None and not future.done() and not request.expired(now)
 
     def _end(
         self, request: Request, result: Any, batch: Batch, completion: Completion, now: float
