@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from headrace.client import (
     InvalidInput,
     Overloaded,
     RetryPolicy,
+    StreamRequest,
 )
 from support import models, server
 
@@ -65,13 +65,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Running
 async def flood(running: server.RunningServer, caller: str = "") -> AsyncIterator[None]:
     """A flood from another process, once its calls wait in the queue."""
     command = [sys.executable, "-c", FLOODER, running.grpc, str(FLOOD), caller]
-    process = subprocess.Popen(command)
+    process = await asyncio.create_subprocess_exec(*command)
     try:
         await _until_queued(running, FLOOD - 20)
         yield
     finally:
         process.kill()
-        process.wait()
+        await process.wait()
         await _until_queued(running, 0)
 
 
@@ -126,6 +126,16 @@ async def test_a_name_that_is_too_long_is_refused(running: server.RunningServer)
         with pytest.raises(InvalidInput, match="'headrace-caller': expected at most 128") as caught:
             await client.infer("slow", ROW)
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stream_has_one_name_for_all_its_requests(running: server.RunningServer) -> None:
+    async with AsyncClient(running.grpc, headers={"headrace-caller": "c" * 129}) as client:
+        requests = [StreamRequest("slow", ROW) for _ in range(2)]
+        answers = [answer async for answer in client.infer_stream(requests)]
+    assert len(answers) == 2
+    for answer in answers:
+        assert isinstance(answer.error, InvalidInput)
+        assert "'headrace-caller'" in str(answer.error)
 
 
 async def test_the_solo_answer_is_computed_alone_under_load(running: server.RunningServer) -> None:
