@@ -283,9 +283,10 @@ class Histories(RuleBasedStateMachine):
         """Whatever happened, all ends once the executors work on."""
         if not hasattr(self, "state"):
             return
+        self.decide()
         while any(r.phase is not Phase.ENDED for r in self.requests):
-            self.decide()
             self.complete(0, failed=False)
+            self.decide()
             self.clock.advance(0.001)
         assert all(self.ended[r] == 1 for r in self.requests)
 

@@ -44,8 +44,8 @@ def take_turn(state: State, request: Request) -> None:
     if predicted_finish(state, request) <= comfortable:
         return
     rank = request.rank
-    turns = (share[waiting] for share in level.values() if len(share) > waiting)
-    before = max((turn for turn in turns if turn.rank < rank), key=_rank, default=None)
+    turns = (share[waiting].rank for share in level.values() if len(share) > waiting)
+    before = max((turn for turn in turns if turn < rank), default=None)
     if before is not None:
         request.follow(before)
         _stay_in_order(own, request)
@@ -57,11 +57,7 @@ def _stay_in_order(own: Queue | None, request: Request) -> None:
         if earlier.rank < request.rank:
             return
         if earlier.soft_deadline <= request.soft_deadline:
-            return request.follow(earlier)
-
-
-def _rank(request: Request) -> tuple[float, int, int]:
-    return request.rank
+            return request.follow(earlier.rank)
 
 
 def displaced_by(state: State, request: Request, refusal: Reject) -> list[Reject]:

@@ -71,9 +71,9 @@ class Request:
         """What orders requests, the smallest first: urgency, then arrival."""
         return self.urgency, self.turn, self.sequence
 
-    def follow(self, other: Request) -> None:
-        """Takes the place right behind `other`, and behind those that follow it already."""
-        self.urgency, self.turn = other.urgency, other.turn
+    def follow(self, rank: tuple[float, int, int]) -> None:
+        """Takes the place right behind `rank`, and behind those that follow it already."""
+        self.urgency, self.turn, _ = rank
 
     def expired(self, now: float) -> bool:
         return self.deadline <= now
