@@ -30,6 +30,7 @@ from headrace.batcher.testing import ManualClock
 
 KEYS = ("a", "b", "c")
 DELAY = 0.02
+CALLERS = ("one", "two", "three")
 LIMITS = Limits(max_batch_rows=4, max_queued_requests=12, max_queued_bytes=100)
 
 
@@ -49,6 +50,7 @@ class Histories(RuleBasedStateMachine):
         self.state = self.scheduler.state
         self.requests: list[Request] = []
         self.ended: Counter[Request] = Counter()
+        self.displaced: list[Request] = []
 
     # ---- what can happen
 
@@ -59,9 +61,18 @@ class Histories(RuleBasedStateMachine):
         patience=st.sampled_from([math.inf, 0.0, 0.01, 0.5, 3.0]),
         priority=st.integers(1, 3),
         solo=st.booleans(),
+        # Most from one of them, so that the others are owed a turn.
+        caller=st.sampled_from(("one", "one", "one", *CALLERS)),
     )
     def arrive(
-        self, key: str, rows: int, nbytes: int, patience: float, priority: int, solo: bool
+        self,
+        key: str,
+        rows: int,
+        nbytes: int,
+        patience: float,
+        priority: int,
+        solo: bool,
+        caller: str,
     ) -> None:
         now = self.clock()
         request = Request(
@@ -73,19 +84,44 @@ class Histories(RuleBasedStateMachine):
             deadline=now + patience,
             priority=priority,
             solo=solo,
+            caller=caller,
         )
+        waiting = [r for r in self.requests if r.phase is Phase.QUEUED]
         full = self.state.queued_requests >= LIMITS.max_queued_requests
         heavy = self.state.queued_bytes + nbytes > LIMITS.max_queued_bytes
         refusal = self.scheduler.submit(request)
         self.requests.append(request)
+        displaced = [r for r in waiting if r.phase is Phase.ENDED]
+        self.displaced += displaced
         if refusal is None:
-            assert not full
-            assert not heavy or self.state.queued_requests == 1
+            assert bool(displaced) == (full or (heavy and bool(waiting)))
+            assert not full or self.state.queued_requests <= LIMITS.max_queued_requests
+            assert not heavy or self.state.queued_bytes <= max(
+                LIMITS.max_queued_bytes, nbytes * (len(waiting) == 0)
+            )
+            self.check_displaced(request, displaced)
         else:
+            assert not displaced
             late = refusal.why in (Why.TOO_LATE, Why.TOO_SHORT)
             assert full or heavy or (late and patience < math.inf)
             assert refusal.retry_after > 0 or refusal.why is Why.TOO_SHORT
             self.end(request)
+
+    def check_displaced(self, request: Request, displaced: list[Request]) -> None:
+        """They gave way to a caller with less, in requests or bytes, and were its least urgent."""
+        if not displaced:
+            return
+        (caller,) = {r.caller for r in displaced}
+        (priority,) = {r.priority for r in displaced}
+        assert caller != request.caller
+        assert priority >= request.priority
+        level = [r for r in self.requests if r.phase is Phase.QUEUED and r.priority == priority]
+        left = [r for r in level if r.caller == caller]
+        own = [r for r in level if r.caller == request.caller and r is not request] + [request]
+        fewer = len(left) >= len(own)
+        lighter = sum(r.nbytes for r in left) >= sum(r.nbytes for r in own)
+        assert fewer or lighter
+        assert all(r.rank < min(d.rank for d in displaced) for r in left)
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.6, 5.0]))
     def time_passes(self, seconds: float) -> None:
@@ -104,7 +140,8 @@ class Histories(RuleBasedStateMachine):
         ended = self.scheduler.complete(executor, seconds, failed=failed)
         if failed and len(batch.requests) > 1:
             assert ended == []
-            assert all(r.phase is Phase.QUEUED and r.solo for r in live)
+            assert all(r.phase is Phase.QUEUED and r.group is not None for r in live)
+            assert len({r.group for r in live}) == min(2, len(live))
         else:
             assert ended == live
         for request in ended:
@@ -133,6 +170,11 @@ class Histories(RuleBasedStateMachine):
         waiting = {r: r.key for r in self.requests if r.phase is Phase.QUEUED}
         actions = self.scheduler.step(now)
         self.check_wake(actions, now)
+        refused = [action.request for action in actions if isinstance(action, Reject)]
+        assert Counter(refused) == Counter(self.displaced)
+        self.displaced = []
+        for request in refused:
+            self.end(request)
         for action in actions:
             if isinstance(action, Dispatch):
                 self.check_batch(action.batch, waiting, now)
@@ -169,7 +211,6 @@ class Histories(RuleBasedStateMachine):
         elif self.state.idle and self.state.queued_requests:
             assert wakes
             assert wakes[0] <= now + DELAY
-        assert not any(isinstance(action, Reject) for action in actions)
 
     def check_batch(self, batch: Batch, waiting: dict[Request, object], now: float) -> None:
         for request in batch.requests:
@@ -179,15 +220,15 @@ class Histories(RuleBasedStateMachine):
         assert batch.requests
         assert len(batch.requests) == 1 or batch.rows <= LIMITS.max_batch_rows
         assert len(batch.requests) == 1 or not any(r.solo for r in batch.requests)
+        assert len({r.group for r in batch.requests}) == 1
         # Most urgent first: within the key all that stay are less urgent than all that go, and no
         # other key had a more urgent head.
-        order = [(r.urgency, r.sequence) for r in batch.requests]
+        order = [r.rank for r in batch.requests]
         assert order == sorted(order)
         for request, key in waiting.items():
-            rank = (request.urgency, request.sequence)
-            assert rank > order[-1] or key != batch.key
+            assert request.rank > order[-1] or key != batch.key
             if not isinstance(self.policy, Fixed):
-                assert rank > order[0]
+                assert request.rank > order[0]
 
     # ---- what always holds
 
@@ -197,7 +238,8 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def every_request_ends_at_most_once_and_none_is_lost(self) -> None:
         for request in getattr(self, "requests", ()):
-            assert self.ended[request] == (request.phase is Phase.ENDED)
+            told_next = request in self.displaced
+            assert self.ended[request] + told_next == (request.phase is Phase.ENDED)
 
     @precondition(lambda self: hasattr(self, "state"))
     @invariant()
@@ -210,16 +252,41 @@ class Histories(RuleBasedStateMachine):
         rows = sum(queue.rows for queue in self.state.queues.values())
         assert rows == sum(r.rows for r in waiting)
         assert all(len(queue) for queue in self.state.queues.values())
+        shares = [
+            (priority, caller, list(share))
+            for priority, level in self.state.shares.items()
+            for caller, share in level.items()
+        ]
+        assert sum(len(share) for _, _, share in shares) == len(waiting)
+        for priority, caller, share in shares:
+            assert all(
+                (r.priority, r.caller, r.phase) == (priority, caller, Phase.QUEUED) for r in share
+            )
+            ranks = [r.rank for r in share]
+            assert ranks
+            assert ranks == sorted(ranks)
+            self.check_own_order(share)
         # a failed batch comes back whole, whatever arrived while it ran
         assert len(waiting) <= LIMITS.max_queued_requests + 3 * LIMITS.max_batch_rows
+
+    def check_own_order(self, share: list[Request]) -> None:
+        """No request was moved past an earlier one of its caller that is as urgent by itself.
+
+        One that has run already and waits again was not there to be minded.
+        """
+        for place, request in enumerate(share):
+            for other in share[place + 1 :]:
+                if math.isnan(other.started) and other.sequence < request.sequence:
+                    assert other.soft_deadline > request.soft_deadline
 
     def teardown(self) -> None:
         """Whatever happened, all ends once the executors work on."""
         if not hasattr(self, "state"):
             return
+        self.decide()
         while any(r.phase is not Phase.ENDED for r in self.requests):
-            self.decide()
             self.complete(0, failed=False)
+            self.decide()
             self.clock.advance(0.001)
         assert all(self.ended[r] == 1 for r in self.requests)
 

@@ -148,18 +148,59 @@ def test_a_request_larger_than_the_cap_runs_alone() -> None:
     assert batch.requests == [big]
 
 
-def test_members_of_a_failed_batch_run_alone() -> None:
+def test_halves_of_a_failed_batch_run_apart() -> None:
     sched = scheduler()
-    three = [request() for _ in range(3)]
-    for one in three:
+    members = [request() for _ in range(4)]
+    for one in members:
         sched.submit(one)
     sched.step(0.0)
     assert sched.complete("e0", 0.1, failed=True) == []
-    for one in three:
+    newcomer = request(arrival=0.1)
+    sched.submit(newcomer)
+    (batch,) = batches(sched, 0.2)
+    assert (batch.requests, batch.reason) == (members[:2], Reason.RETRY)
+    assert sched.complete("e0", 0.1, failed=True) == []
+    for one in members[:2]:
         (batch,) = batches(sched, 0.2)
-        assert batch.requests == [one]
-        assert batch.reason is Reason.SOLO
-        assert sched.complete("e0", 0.3, failed=True) == [one]
+        assert (batch.requests, batch.reason) == ([one], Reason.SOLO)
+        assert sched.complete("e0", 0.1, failed=True) == [one]
+    (batch,) = batches(sched, 0.2)
+    assert (batch.requests, batch.reason) == (members[2:], Reason.RETRY)
+    assert sched.complete("e0", 0.1) == members[2:]
+    (batch,) = batches(sched, 0.2)
+    assert (batch.requests, batch.reason) == ([newcomer], Reason.EXECUTOR_IDLE)
+
+
+@pytest.mark.parametrize("bad", [0, 21, 63])
+def test_one_bad_row_in_64_is_found_in_13_runs(bad: int) -> None:
+    sched = scheduler(cap=64)
+    members = [request() for _ in range(64)]
+    for one in members:
+        sched.submit(one)
+    runs, ended = 0, []
+    while found := batches(sched, 0.0):
+        (batch,) = found
+        runs += 1
+        failed = members[bad] in batch.requests
+        ended += sched.complete("e0", 0.1, failed=failed)
+    assert runs == 1 + 2 * 6
+    assert ended == members
+
+
+def test_one_that_failed_in_company_is_dropped_once() -> None:
+    """Its deadline is known twice by then: from before the run, and from after."""
+    sched = scheduler()
+    early = request(priority=3, deadline=0.4)
+    both = [request(deadline=0.5) for _ in range(2)]
+    for one in both:
+        sched.submit(one)
+    sched.submit(early)
+    sched.state.limits = Limits(max_batch_rows=2)
+    assert [batch.requests for batch in batches(sched, 0.0)] == [both]
+    sched.complete("e0", 0.1, failed=True)
+    assert sorted(a.request.sequence for a in sched.step(0.6) if isinstance(a, Drop)) == [
+        one.sequence for one in (early, *both)
+    ]
 
 
 @pytest.mark.parametrize("field", ["max_batch_rows", "max_queued_requests", "max_queued_bytes"])

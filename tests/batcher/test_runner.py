@@ -38,6 +38,9 @@ class Log(Observer):
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
         self.calls.append(("completed", completion.error is None))
 
+    def wasted(self, request: Request, batch: Batch, now: float) -> None:
+        self.calls.append(("wasted", request.payload))
+
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
         self.calls.append(("answered", request.payload))
 
@@ -56,9 +59,12 @@ class Bench:
             [self.executor], WorkConserving(), Limits(**limits), self.clock, self.log
         )
 
-    def submit(self, payload: object, deadline: float = math.inf) -> asyncio.Future[Answer]:
+    def submit(
+        self, payload: object, deadline: float = math.inf, caller: str = ""
+    ) -> asyncio.Future[Answer]:
         now = self.clock()
-        return self.runner.submit(Request("key", payload, now, deadline=now + deadline))
+        request = Request("key", payload, now, deadline=now + deadline, caller=caller)
+        return self.runner.submit(request)
 
 
 async def settle() -> None:
@@ -158,7 +164,54 @@ async def test_cancelling_in_the_turn_of_the_completion_ends_once() -> None:
     assert sorted(ends) == [("answered", 2), ("dropped", (1, Why.CANCELLED))]
 
 
-async def test_a_failed_batch_is_retried_one_by_one() -> None:
+async def test_what_is_computed_for_nobody_is_told() -> None:
+    """Of the caller who left, of the one who left in this very turn, and of one told too late."""
+    bench = Bench()
+    patient, late = bench.submit("patient"), bench.submit("late", deadline=1.0)
+    left, leaving = bench.submit("left"), bench.submit("leaving")
+    await settle()
+    left.cancel()
+    await settle()
+    bench.clock.advance(1.0)
+    leaving.cancel()
+    bench.executor.finish()
+    await settle()
+    assert (await patient).result == "patient"
+    assert (await late).result == "late"
+    wasted = [payload for what, payload in bench.log.calls if what == "wasted"]
+    assert wasted == ["late", "left", "leaving"]
+
+
+async def test_one_displaced_from_a_full_queue_is_told_in_the_same_turn() -> None:
+    bench = Bench(max_queued_requests=2)
+    bench.submit("runs")
+    await settle()
+    flood = [bench.submit(n) for n in range(2)]
+    polite = bench.submit("polite", caller="another")
+    await settle()
+    with pytest.raises(Overloaded, match="this one has 2") as caught:
+        await flood[1]
+    assert caught.value.retry_after > 0
+    assert bench.log.calls[-1] == ("rejected", Why.QUEUE_FULL)
+    for _ in range(2):
+        bench.executor.finish()
+        await settle()
+    assert [(await future).result for future in (flood[0], polite)] == [0, "polite"]
+
+
+async def test_one_who_leaves_when_displaced_ends_once() -> None:
+    bench = Bench(max_queued_requests=2)
+    bench.submit("runs")
+    await settle()
+    flood = [bench.submit(n) for n in range(2)]
+    bench.submit("polite", caller="another")
+    flood[1].cancel()
+    await settle()
+    ends = [call for call in bench.log.calls if call[0] in ("rejected", "dropped")]
+    assert ends == [("dropped", (1, Why.CANCELLED))]
+
+
+async def test_the_halves_of_a_failed_batch_are_retried_apart() -> None:
     bench = Bench()
     good, bad = bench.submit("good"), bench.submit("bad")
     await settle()

@@ -47,6 +47,7 @@ def test_every_option_reaches_the_request() -> None:
         outputs=["y", "z"],
         parameters={"flag": True, "n": -1, "big": 2**63, "x": 0.5, "s": "t"},
         priority=1,
+        solo=True,
     )
     request = messages.infer_request("m", {}, options)
     assert (request.model_version, request.id) == ("3", "7")
@@ -59,8 +60,10 @@ def test_every_option_reaches_the_request() -> None:
         "x": "double_param",
         "s": "string_param",
         "priority": "int64_param",
+        "headrace_solo": "bool_param",
     }
     assert request.parameters["flag"].bool_param is True
+    assert request.parameters["headrace_solo"].bool_param is True
     assert request.parameters["priority"].int64_param == 1
 
 

@@ -131,7 +131,7 @@ def a_member_that_leaves_does_not_stop_its_batch(env: Env) -> None:
 
 @case
 def a_failing_member_fails_alone(env: Env) -> None:
-    """Good and bad rows wait together, so they are one batch. It fails; each is run again alone."""
+    """Good and bad rows wait together in one batch. It fails; its halves are run again apart."""
     model = "lab_failing"
     before = env.statistics(model)
     with env.occupied(model):
@@ -148,11 +148,15 @@ def a_failing_member_fails_alone(env: Env) -> None:
     for number in (0, 1, 3):
         answer = calls[number].result()
         assert _y(answer) == 2 * number + 1
-        assert answer.parameters["headrace_reason"].string_param == "solo"
-        assert answer.parameters["headrace_batch_requests"].int64_param == 1
+        reason = "solo" if number == 3 else "half of a batch that failed"
+        assert answer.parameters["headrace_reason"].string_param == reason
+        assert answer.parameters["headrace_batch_requests"].int64_param <= (1 if number == 3 else 2)
     after = env.statistics(model)
     assert after.inference_count == before.inference_count + 3
-    assert after.execution_count == before.execution_count + 3
+    assert after.execution_count - before.execution_count in (
+        2,
+        3,
+    )  # a good half is one run, or two
     # The bad one, and the one that kept the executor.
     assert after.inference_stats.fail.count == before.inference_stats.fail.count + 2
 

@@ -194,6 +194,7 @@ def test_model_toml(served: Served) -> None:
     assert config.instance_group[0].count == 2
     assert config.parameters["intra_op_thread_count"].string_value == "2"
     assert config.default_model_filename == "net.onnx"
+    assert config.parameters["headrace_batch_deviation"].string_value == "0"
     assert [_answer(served.client, "toml", version) for version in ("1", "2", "")] == [1, 2, 3]
     with pytest.raises(InvalidInput, match="at most 3 rows"):
         served.client.infer("toml", {"x": np.zeros((4, 1), np.float32)})
@@ -204,6 +205,7 @@ def test_a_model_that_mixes_rows_says_why_it_is_not_batched(served: Served) -> N
     assert config.max_batch_size == 0
     why = config.parameters["headrace_unbatched_because"].string_value
     assert "depends on the rows beside it" in why
+    assert float(config.parameters["headrace_batch_deviation"].string_value) > 1e-3
     said = [record["message"] for record in served.running.log()]
     assert any("model mixes_rows" in text and "unbatched" in text for text in said)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -155,6 +156,13 @@ async def test_requests_without_rows_run_alone(load: Load) -> None:
     work = _prepare(model, ask(floats("x", 0, 3)))
     assert (work.solo, work.rows) == (True, 1)
     assert (await outputs(model, floats("x", 0, 3)))["y"].shape == (0, 3)
+
+
+async def test_a_request_may_ask_to_run_alone_and_takes_its_callers_share(load: Load) -> None:
+    model = await load(graphs.plus(1.0))
+    asked = replace(ask(floats("x", 2, 3)), solo=True, caller="me")
+    work = _prepare(model, asked)
+    assert (work.solo, work.caller) == (True, "me")
 
 
 async def test_an_unbatched_model_runs_requests_alone(load: Load) -> None:

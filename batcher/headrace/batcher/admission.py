@@ -14,8 +14,8 @@ _TRIAL_EVERY = 16
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 30.0
 
 
-def admit(state: State, request: Request) -> Reject | None:
-    """None when `request` may wait, else why not and when to try again."""
+def full(state: State, request: Request) -> Reject | None:
+    """None when the queue has room for `request`, else the bound that is reached."""
     limits = state.limits
     if state.queued_requests >= limits.max_queued_requests:
         message = (
@@ -30,14 +30,14 @@ def admit(state: State, request: Request) -> Reject | None:
             f"{request.nbytes}, the limit is {limits.max_queued_bytes}"
         )
         return _refuse(state, request, Why.QUEUE_BYTES, message)
-    if request.deadline == math.inf:
-        return None
-    return _in_time(state, request)
+    return None
 
 
-def _in_time(state: State, request: Request) -> Reject | None:
+def late(state: State, request: Request) -> Reject | None:
     """Refuses what could not be in time if everything more urgent were served as fast as can be."""
     now = request.arrival
+    if request.deadline == math.inf:
+        return None
     runs = {executor: _seconds_alone(state, executor, request) for executor in state.kinds}
     alone = min(state.free_in(executor, now) + run for executor, run in runs.items())
     run = min(runs.values())
@@ -47,14 +47,14 @@ def _in_time(state: State, request: Request) -> Reject | None:
     if state.queued_requests:
         predicted = min(predicted_finish(state, request), _finish_in_overload(state, request))
         finish = max(alone, predicted)
-    late = now + finish - request.deadline
-    if late <= 0:
+    overdue = now + finish - request.deadline
+    if overdue <= 0:
         return None
     message = (
         f"the deadline cannot be met: it is {(request.deadline - now) * 1e3:.1f} ms away, the "
         f"answer is predicted in {finish * 1e3:.1f} ms"
     )
-    retry_after = min(max(late, _SHORTEST_WAIT), _LONGEST_WAIT)
+    retry_after = min(max(overdue, _SHORTEST_WAIT), _LONGEST_WAIT)
     return Reject(request, Why.TOO_LATE, retry_after, message)
 
 
@@ -87,7 +87,7 @@ def predicted_finish(state: State, request: Request) -> float:
     The shortest time: executors share the work evenly and run it in the best sizes. 0 where nothing
     is known of costs.
     """
-    ahead = {key: queue.rows_before(request.urgency) for key, queue in state.queues.items()}
+    ahead = {key: queue.rows_before(request.rank) for key, queue in state.queues.items()}
     ahead[request.key] = ahead.get(request.key, 0.0) + request.rows
     return _spread(state, request, ahead)
 
@@ -104,7 +104,7 @@ def _finish_in_overload(state: State, request: Request) -> float:
         return math.inf
     free = min(state.free_in(e, now) for e in state.executors)
     needed = plan.seconds[plan.needed(rate, demand.patience, executors)]
-    ahead = queue.rows_before(request.urgency) - queue.rows_before(now + free + needed)
+    ahead = queue.rows_before(request.rank) - queue.rows_before((now + free + needed, math.inf))
     return _spread(state, request, {request.key: max(0.0, ahead) + request.rows})
 
 

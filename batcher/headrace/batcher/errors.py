@@ -8,7 +8,7 @@ class BatcherError(Exception):
 
 
 class Overloaded(BatcherError):
-    """Refused on arrival: a bound of the queue is reached.
+    """Refused, on arrival or in favour of another caller: a bound of the queue is reached.
 
     `retry_after` says, in seconds, when to try again.
     """

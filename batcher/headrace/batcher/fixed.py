@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.batcher.policy import close, urgency_of_head, wake
+from headrace.batcher.policy import close, rank_of_head, wake
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, WakeAt, Why
 from headrace.batcher.state import State
@@ -34,7 +34,7 @@ class Fixed:
             return drops
         due = [item for item in state.queues.items() if self._due(state, item[1], now)]
         if state.idle and due:
-            key, queue = min(due, key=urgency_of_head)
+            key, queue = min(due, key=rank_of_head)
             rows, reason = self._size(state, queue)
             return (Dispatch(close(state, key, state.idle[0], rows, reason, now)),)
         return self._wake(state, now)

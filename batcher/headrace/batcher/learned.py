@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 
 from headrace.batcher.placement import place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
@@ -129,13 +130,16 @@ def _wanted(
 def _in_time(
     state: State, executor: str, key: Hashable, wanted: int, rate: float, now: float
 ) -> tuple[list[Request], int]:
-    """Requests to let go of, or none and the size that keeps the head's deadline."""
+    """Requests to let go of, or none and the size that keeps the deadlines of those it takes.
+
+    Callers' turns can put a tight deadline behind a loose one, so it is not only the head's.
+    """
     queue = state.queues[key]
     table = state.table(executor, key, queue.row_bytes)
     plan = table.plan
     assert plan is not None
     guard = 1 + 2 * table.spread
-    slack = queue.head.deadline - now
+    slack = min(request.deadline for request in islice(queue, wanted)) - now
     if plan.seconds[wanted] * guard <= slack:
         return [], wanted
     smaller = max(1, plan.within(slack / guard, wanted))
@@ -145,8 +149,13 @@ def _in_time(
         return [], smaller
     late = now + plan.seconds[needed] * guard
     doomed: list[Request] = []
+    served = 0
     for request in queue:
-        if request.deadline >= late:
-            return doomed, needed
-        doomed.append(request)
-    return [], smaller  # all are tight: serve the head rather than nobody
+        if request.deadline < late:
+            doomed.append(request)
+        else:
+            served += request.rows
+            if served >= needed:
+                break
+    # If all are tight, serve the head rather than nobody.
+    return (doomed, needed) if served else ([], smaller)

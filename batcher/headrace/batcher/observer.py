@@ -16,7 +16,7 @@ class Observer:
         """`request` waits."""
 
     def rejected(self, refusal: Reject) -> None:
-        """A request was refused on arrival."""
+        """A request was refused: on arrival, or later for another caller's in a full queue."""
 
     def dropped(self, request: Request, why: Why, now: float) -> None:
         """An accepted request ended without having been run to its end."""
@@ -26,6 +26,11 @@ class Observer:
 
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
         """The executor is done with `batch`, whether it succeeded or not."""
+
+    def wasted(self, request: Request, batch: Batch, now: float) -> None:
+        """`request` was computed in `batch` for nobody: at the end of the run, at `now`, its caller
+        had left or its deadline had passed. Told beside whatever else becomes of it.
+        """
 
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
         """`request` ended with an answer."""

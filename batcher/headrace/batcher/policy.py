@@ -49,13 +49,12 @@ class WorkConserving:
 
 def most_urgent(state: State) -> tuple[Hashable, Queue]:
     """The key whose head is the most urgent of all, and its queue."""
-    return min(state.queues.items(), key=urgency_of_head)
+    return min(state.queues.items(), key=rank_of_head)
 
 
-def urgency_of_head(item: tuple[Hashable, Queue]) -> tuple[float, int]:
+def rank_of_head(item: tuple[Hashable, Queue]) -> tuple[float, int, int]:
     """What orders keys: the rank of the most urgent request of each."""
-    head = item[1].head
-    return head.urgency, head.sequence
+    return item[1].head.rank
 
 
 def wake(state: State) -> Sequence[WakeAt]:
@@ -69,20 +68,24 @@ def close(
 ) -> Batch:
     """A batch of the head of `key`'s queue, of at most `rows` rows but at least one request.
 
-    `reason` tells why it is not larger, where more wait.
+    `reason` tells why it is not larger, where more wait. A solo request goes alone, and a group
+    without the others.
     """
     queue = state.queues[key]
+    group = queue.head.group
     requests: list[Request] = []
     taken = 0
     for request in queue:
         taken += request.rows
-        if requests and (taken > rows or request.solo):
+        if requests and (taken > rows or request.solo or request.group is not group):
             break
         requests.append(request)
         if request.solo:
             break
     if requests[0].solo:
         reason = Reason.SOLO
+    elif group is not None:
+        reason = Reason.RETRY
     elif len(requests) == len(queue):
         reason = Reason.EXECUTOR_IDLE
     batch = Batch(key, requests, executor, reason, now, state.queued_requests - len(requests))

@@ -1,34 +1,42 @@
-"""The waiting requests of one compatibility key, most urgent first."""
+"""Waiting requests, those of one compatibility key or of one caller, most urgent first."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 from headrace.batcher.request import Request
 
-_Entry = tuple[float, int, Request]
+_Entry = tuple[float, int, int, Request]
 
 
 class Queue:
-    """Requests ordered by urgency, then arrival.
+    """Requests ordered by rank: urgency, then arrival.
 
     A list kept sorted: nearly every arrival goes to the end, batches leave from the front, and the
     few thousand entries that a bounded queue can hold make the moves in between cheaper than a
     tree. Adding and removing find their place in O(log n).
     """
 
-    __slots__ = ("_entries", "rows")
+    __slots__ = ("_entries", "nbytes", "rows")
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
         self.rows = 0
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Request]:
-        return (entry[2] for entry in self._entries)
+        return (entry[-1] for entry in self._entries)
+
+    def __reversed__(self) -> Iterator[Request]:
+        return (entry[-1] for entry in reversed(self._entries))
+
+    def __getitem__(self, place: int) -> Request:
+        """The request at `place`, 0 being the most urgent. Raises IndexError."""
+        return self._entries[place][-1]
 
     def __repr__(self) -> str:
         return f"<Queue: {len(self)} requests, {self.rows} rows>"
@@ -36,7 +44,7 @@ class Queue:
     @property
     def head(self) -> Request:
         """The most urgent request. Raises IndexError when the queue is empty."""
-        return self._entries[0][2]
+        return self._entries[0][-1]
 
     @property
     def row_bytes(self) -> float:
@@ -44,30 +52,33 @@ class Queue:
         head = self.head
         return head.nbytes / head.rows
 
-    def rows_before(self, urgency: float) -> float:
-        """About how many rows go before a newcomer of `urgency`."""
+    def rows_before(self, rank: tuple[float, ...]) -> float:
+        """About how many rows go before a newcomer of `rank`, or of its beginning."""
         if not self._entries:
             return 0.0
-        ahead = bisect_right(self._entries, urgency, key=lambda entry: entry[0])
-        return self.rows * ahead / len(self._entries)
+        return self.rows * bisect_left(self._entries, rank) / len(self._entries)
 
     def add(self, request: Request) -> None:
-        entry = (request.urgency, request.sequence, request)
+        entry = (*request.rank, request)
         if self._entries and entry < self._entries[-1]:
             insort(self._entries, entry)
         else:
             self._entries.append(entry)
         self.rows += request.rows
+        self.nbytes += request.nbytes
 
     def remove(self, request: Request) -> None:
         """Takes `request` out. Raises KeyError when it is not here."""
-        at = bisect_left(self._entries, (request.urgency, request.sequence, request))
-        if at == len(self._entries) or self._entries[at][2] is not request:
+        at = bisect_left(self._entries, request.rank)
+        if at == len(self._entries) or self._entries[at][-1] is not request:
             raise KeyError(request.sequence)
         del self._entries[at]
         self.rows -= request.rows
+        self.nbytes -= request.nbytes
 
     def remove_head(self, count: int) -> None:
         """Takes the `count` most urgent requests out."""
-        self.rows -= sum(entry[2].rows for entry in self._entries[:count])
+        for entry in self._entries[:count]:
+            self.rows -= entry[-1].rows
+            self.nbytes -= entry[-1].nbytes
         del self._entries[:count]

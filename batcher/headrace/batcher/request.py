@@ -35,8 +35,9 @@ class Request:
     keys can share a batch. `rows` counts along the batch axis, at least 1; `nbytes` is what the
     payload holds in memory while it waits. `priority` is 1 for the most urgent level, growing
     downwards. `payload` belongs to the caller: the batcher hands it to the executor unseen. A
-    `solo` request is never put in a batch with others. A `trial` runs although it is predicted to
-    be late, to find out whether the prediction still holds.
+    `solo` request is never put in a batch with others, one with a `group` only with its like.
+    `caller` is whose share of the executors it takes (`fairness.py`). A `trial` runs although it is
+    predicted to be late, to find out whether the prediction still holds.
     """
 
     key: Hashable
@@ -47,15 +48,32 @@ class Request:
     deadline: float = math.inf
     priority: int = 1
     solo: bool = False
+    caller: Hashable = ""
     trial: bool = field(default=False, init=False)
     phase: Phase = field(default=Phase.NEW, init=False)
     sequence: int = field(default_factory=lambda: next(_sequence), init=False)
     started: float = field(default=math.nan, init=False)
     urgency: float = field(init=False)
+    turn: int = field(init=False)
+    group: object | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        soft_deadline = min(self.deadline, self.arrival + PATIENCE)
-        self.urgency = soft_deadline + PRIORITY_STEP * (self.priority - 1)
+        self.urgency = self.soft_deadline + PRIORITY_STEP * (self.priority - 1)
+        self.turn = self.sequence
+
+    @property
+    def soft_deadline(self) -> float:
+        """When it should be answered: at its deadline, or when its patience ends if sooner."""
+        return min(self.deadline, self.arrival + PATIENCE)
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """What orders requests, the smallest first: urgency, then arrival."""
+        return self.urgency, self.turn, self.sequence
+
+    def follow(self, rank: tuple[float, int, int]) -> None:
+        """Takes the place right behind `rank`, and behind those that follow it already."""
+        self.urgency, self.turn, _ = rank
 
     def expired(self, now: float) -> bool:
         return self.deadline <= now
@@ -70,6 +88,7 @@ class Reason(enum.Enum):
     NO_GAIN = "no gain in a larger batch"
     DEADLINE = "deadline"
     SOLO = "solo"
+    RETRY = "half of a batch that failed"
 
 
 @dataclass(eq=False, slots=True)

@@ -78,7 +78,8 @@ class Runner:
         return self._scheduler.state
 
     def submit(self, request: Request) -> asyncio.Future[Answer]:
-        """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed.
+        """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed,
+        or with Overloaded when its place in a full queue was given to another caller.
 
         Cancelling the future withdraws the request. Raises Overloaded when a bound of the queue is
         reached or the deadline is predicted to be missed, DeadlineTooShort when no queue is to
@@ -160,6 +161,9 @@ class Runner:
         failed = completion.error is not None
         ended = self._scheduler.complete(batch.executor, completion.seconds, failed=failed)
         self._observer.completed(batch, completion, now)
+        for request in batch.requests:
+            if not self._awaited(request, now):
+                self._observer.wasted(request, batch, now)
         results = dict(zip(batch.requests, completion.results, strict=False))
         for request in ended:
             self._end(request, results.get(request), batch, completion, now)
@@ -167,6 +171,10 @@ class Runner:
             self._end_waiting()  # a batch of several that was stopped waits again
         else:
             self._decide_soon()
+
+    def _awaited(self, request: Request, now: float) -> bool:
+        future = self._futures.get(request)
+        return future is not None and not future.done() and not request.expired(now)
 
     def _end(
         self, request: Request, result: Any, batch: Batch, completion: Completion, now: float
@@ -188,9 +196,9 @@ class Runner:
             future.set_exception(failure)
 
     def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
-        """The future of `request`, to be ended; None when its caller left in this very turn."""
-        future = self._futures.pop(request)
-        if not future.done():
+        """The future of `request`, to be ended; None when its caller has left in this turn."""
+        future = self._futures.pop(request, None)
+        if future is None or not future.done():
             return future
         self._observer.dropped(request, Why.CANCELLED, now)
         return None

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace.batcher.admission import admit
+from headrace.batcher.admission import full, late
+from headrace.batcher.fairness import displaced_by, take_turn
 from headrace.batcher.policy import Policy
 from headrace.batcher.request import (
     Action,
@@ -42,17 +43,30 @@ class Scheduler:
     ) -> None:
         self.state = State(kinds, limits, teams, device)
         self._policy = policy
+        self._displaced: list[Reject] = []
 
     def submit(self, request: Request) -> Reject | None:
-        """Lets `request` wait, or says why it may not."""
-        refusal = admit(self.state, request)
+        """Lets `request` wait, or says why it may not.
+
+        In a full queue it may take the place of others, whose refusals are the next step's first
+        actions.
+        """
+        take_turn(self.state, request)
+        refusal, displaced = full(self.state, request), list[Reject]()
+        if refusal is not None:
+            displaced = displaced_by(self.state, request, refusal)
+        if refusal is None or displaced:
+            refusal = late(self.state, request)
         self.state.demands.arrived(request)
         self.state.meet()
-        if refusal is None:
-            self.state.enqueue(request)
-        else:
+        if refusal is not None:
             request.phase = Phase.ENDED
-        return refusal
+            return refusal
+        for gone in displaced:
+            self.state.withdraw(gone.request)
+        self._displaced += displaced
+        self.state.enqueue(request)
+        return None
 
     def cancel(self, request: Request) -> Batch | None:
         """Forgets `request`, whose caller has left.
@@ -73,7 +87,7 @@ class Scheduler:
         """Frees `executor`, whose run took `seconds`. Returns the members that end with this run.
 
         Those are the members whose callers still wait, unless a batch of several has failed: then
-        they wait again, each to be run alone, and nothing ends.
+        they wait again, each half to be run without the other, and nothing ends.
         """
         batch = self.state.finish(executor)
         if not failed:
@@ -81,17 +95,25 @@ class Scheduler:
             self.state.table(executor, batch.key, row_bytes).observe(batch.rows, seconds)
         members = [request for request in batch.requests if request.phase is Phase.RUNNING]
         if failed and len(batch.requests) > 1:
-            for request in members:
-                request.solo = True
-                self.state.enqueue(request)
+            middle = (len(members) + 1) // 2
+            self._retry(members[:middle])
+            self._retry(members[middle:])
             return []
         for request in members:
             request.phase = Phase.ENDED
         return members
 
+    def _retry(self, requests: list[Request]) -> None:
+        group = object()
+        for request in requests:
+            request.group = group
+            request.solo = len(requests) == 1
+            self.state.enqueue(request)
+
     def step(self, now: float) -> list[Action]:
         """Decides all there is to decide at `now`. At most one WakeAt, the last action."""
-        performed: list[Action] = []
+        performed: list[Action] = list(self._displaced)
+        self._displaced.clear()
         while True:
             progress = False
             for action in self._policy.decide(self.state, now):

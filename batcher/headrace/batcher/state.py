@@ -50,7 +50,8 @@ class State:
     `kinds` names each executor's kind: those of one kind are taken to be equally fast, and learn
     from each other. `teams` numbers them: executors of different teams would take each other's
     cores, so they never run at the same time; 0, the main team, where nothing is said. `crowd` is
-    how many other requests an arriving one usually finds here, waiting or running.
+    how many other requests an arriving one usually finds here, waiting or running. What waits is
+    held twice: in `queues` by compatibility key, and in `shares` by priority and then caller.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class State:
         self.cost = CostModel(limits.max_batch_rows)
         self.demands = Demands()
         self.queues: dict[Hashable, Queue] = {}
+        self.shares: dict[int, dict[Hashable, Queue]] = {}
         self.running: dict[str, Batch | None] = dict.fromkeys(kinds)
         self.queued_requests = 0
         self.queued_bytes = 0
@@ -133,14 +135,16 @@ class State:
         self.crowd += _CROWD_SMOOTHING * (self.queued_requests + running - self.crowd)
 
     def expired(self, now: float) -> Iterator[Request]:
-        """The waiting requests whose deadline is `now` or earlier."""
+        """The waiting requests whose deadline is `now` or earlier, each once."""
         stack = [0] if self._deadlines else []
+        seen: set[Request] = set()  # one that was retried has an entry for each time it waited
         while stack:
             at = stack.pop()
             if at >= len(self._deadlines) or self._deadlines[at][0] > now:
                 continue
             request = self._deadlines[at][2]
-            if request.phase is Phase.QUEUED:
+            if request.phase is Phase.QUEUED and request not in seen:
+                seen.add(request)
                 yield request
             stack += (2 * at + 1, 2 * at + 2)
 
@@ -155,6 +159,11 @@ class State:
         if queue is None:
             queue = self.queues[request.key] = Queue()
         queue.add(request)
+        level = self.shares.setdefault(request.priority, {})
+        share = level.get(request.caller)
+        if share is None:
+            share = level[request.caller] = Queue()
+        share.add(request)
         request.phase = Phase.QUEUED
         self.queued_requests += 1
         self.queued_bytes += request.nbytes
@@ -193,8 +202,19 @@ class State:
         self.queued_bytes -= sum(request.nbytes for request in requests)
         if not queue:
             del self.queues[requests[0].key]
+        for request in requests:
+            self._leave_share(request)
         # Entries of requests that left keep their payloads alive until their deadline comes up.
         if len(self._deadlines) > 2 * self.queued_requests + 64:
             live = [entry for entry in self._deadlines if entry[2].phase is Phase.QUEUED]
             heapq.heapify(live)
             self._deadlines = live
+
+    def _leave_share(self, request: Request) -> None:
+        level = self.shares[request.priority]
+        share = level[request.caller]
+        share.remove(request)
+        if not share:
+            del level[request.caller]
+            if not level:
+                del self.shares[request.priority]

@@ -41,7 +41,8 @@ class InferenceRequest:
 
     outputs: names wanted; empty for all. remaining: until the transport's deadline. timeout: the
     most to wait in the queue, by the request's own parameter. priority: 1 is the most urgent level,
-    0 leaves it to the model.
+    0 leaves it to the model. solo: not to be run with others. caller: whose share of the executors
+    it takes.
     """
 
     model: str
@@ -52,6 +53,8 @@ class InferenceRequest:
     remaining: float = math.inf
     timeout: float | None = None
     priority: int = 0
+    solo: bool = False
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     arrays = [_for_session(model, spec, tensor) for spec, tensor in inputs]
     # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
     # of no rows none to be found again.
-    solo = not model.spec.batched or rows == 0 or any(spec.optional for spec, _ in inputs)
+    alone = not model.spec.batched or rows == 0 or any(spec.optional for spec, _ in inputs)
     return Request(
         key=model.spec.key([spec for spec, _ in inputs], arrays, outputs),
         payload=Payload(arrays),
@@ -105,7 +108,8 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         nbytes=sum(_nbytes(tensor.array) for _, tensor in inputs),
         deadline=deadline,
         priority=_priority(model, request.priority),
-        solo=solo,
+        solo=request.solo or alone,
+        caller=request.caller,
     )
 
 

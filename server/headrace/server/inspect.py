@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pathlib
 import time
 
@@ -56,10 +57,14 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
             table.add_row(kind, tensor.name, tensor.datatype, _shape(tensor, spec.batched), note)
     console.print(table)
     if spec.batched:
+        deviation = model.verdict.deviation
+        found = (
+            ""
+            if math.isnan(deviation)
+            else (f"rows alone and together agree within {deviation:.1g} of the largest value; ")
+        )
         console.print(
-            f"batch axis: the first dimension; rows alone and together agree within "
-            f"{model.verdict.deviation:.1g} of the largest value; batches of up to "
-            f"{spec.max_batch_size}"
+            f"batch axis: the first dimension; {found}batches of up to {spec.max_batch_size}"
         )
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)

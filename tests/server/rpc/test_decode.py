@@ -141,6 +141,20 @@ def test_timeout_and_priority() -> None:
     assert decode(parameters(priority=pb.InferParameter(int64_param=4))).priority == 4
 
 
+def test_solo() -> None:
+    assert not decode(pb.ModelInferRequest()).solo
+    assert decode(parameters(headrace_solo=pb.InferParameter(bool_param=True))).solo
+    assert not decode(parameters(headrace_solo=pb.InferParameter(bool_param=False))).solo
+
+
+def test_the_caller_is_bounded() -> None:
+    wire = WireRequest(pb.ModelInferRequest(), [])
+    assert codec.decode(wire, 7.0, None, "c" * 128).caller == "c" * 128
+    said = "metadata 'headrace-caller': expected at most 128 characters, got 129"
+    with pytest.raises(InvalidInput, match=said):
+        codec.decode(wire, 7.0, None, "c" * 129)
+
+
 def test_a_timeout_of_zero_is_none() -> None:
     assert decode(parameters(timeout=pb.InferParameter(int64_param=0))).timeout is None
 
@@ -171,6 +185,10 @@ def test_a_timeout_of_zero_is_none() -> None:
         (
             parameters(priority=pb.InferParameter(int64_param=-2)),
             "parameter 'priority': expected 0 or more, got -2",
+        ),
+        (
+            parameters(headrace_solo=pb.InferParameter(string_param="true")),
+            "parameter 'headrace_solo': expected bool_param, got string_param",
         ),
         (
             parameters(triton_secret=pb.InferParameter(bool_param=True)),

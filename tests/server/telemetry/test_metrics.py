@@ -55,6 +55,7 @@ def busy() -> Sample:
     figures.completed(batch, done, 14.0)
     figures.answered(request, batch, done, 14.0)
     figures.failed(Request("key", None, 10.0), 10.0)
+    figures.wasted(request, batch, 14.0)
     for _ in range(2):
         figures.rejected(Reject(request, Why.QUEUE_FULL, 0.1, ""))
     for size in (7, 50, 900):
@@ -72,6 +73,8 @@ def test_every_figure_is_scraped_as_it_was_counted(metrics: Metrics, samples: li
         labels(outcome="queue full"): 2,
     }
     assert found["headrace_rows_total"] == {labels(): 4}
+    assert found["headrace_wasted_requests_total"] == {labels(): 1}
+    assert found["headrace_wasted_rows_total"] == {labels(): 4}
     assert found["headrace_batches_total"] == {labels(reason="full"): 1}
     assert found["headrace_request_time_seconds_total"] == {
         labels(phase="total"): 4.0,

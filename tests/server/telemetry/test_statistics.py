@@ -68,6 +68,14 @@ def test_a_failed_batch_is_no_execution(figures: ModelStatistics) -> None:
     assert figures.ended == {"model failed": 1}
 
 
+def test_what_was_computed_for_nobody(figures: ModelStatistics) -> None:
+    gone, late = request(2), request(3)
+    both = batch(gone, late)
+    for member in both.requests:
+        figures.wasted(member, both, 104.0)
+    assert (figures.wasted_requests, figures.wasted_rows) == (2, 5)
+
+
 def test_ends_without_an_answer_are_counted_by_why(figures: ModelStatistics) -> None:
     figures.rejected(Reject(request(), Why.QUEUE_FULL, 0.1, "full"))
     figures.dropped(request(), Why.EXPIRED, 102.0)

@@ -35,6 +35,8 @@ Headers = Mapping[str, str | bytes]
 # Set by a Headrace server on in-band errors, which the protocol gives only a message.
 STATUS_PARAMETER = "headrace_status"
 RETRY_PARAMETER = "headrace_retry_after_ms"
+# Asks a Headrace server to run a request alone.
+SOLO_PARAMETER = "headrace_solo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ def infer_request(model: str, inputs: Inputs, options: InferOptions) -> pb.Model
         _set_parameter(request.parameters[name], name, parameter)
     if options.priority is not None:
         request.parameters["priority"].int64_param = options.priority
+    if options.solo:
+        request.parameters[SOLO_PARAMETER].bool_param = True
     return request
 
 

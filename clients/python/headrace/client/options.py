@@ -20,6 +20,7 @@ class InferOptions:
     outputs: names of the outputs to compute and send; None for all.
     parameters: request parameters, passed to the server as they are.
     priority: 1 is the highest; None and 0 are the model's default.
+    solo: ask a Headrace server to run the request alone, not in a batch with others.
     headers: gRPC metadata of the call. In a stream they belong to the stream, not to a request.
     """
 
@@ -29,6 +30,7 @@ class InferOptions:
     outputs: Sequence[str] | None = None
     parameters: Mapping[str, ParameterValue] | None = None
     priority: int | None = None
+    solo: bool = False
     headers: Mapping[str, str | bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -45,4 +47,5 @@ class InferKeywords(TypedDict, total=False):
     outputs: Sequence[str] | None
     parameters: Mapping[str, ParameterValue] | None
     priority: int | None
+    solo: bool
     headers: Mapping[str, str | bytes] | None

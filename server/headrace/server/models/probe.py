@@ -31,11 +31,11 @@ class Verdict:
     """What the probe saw. `reason` is empty when the model may be batched.
 
     deviation: the largest difference between a row alone and in a batch, as a share of the largest
-    value of its output; 0 when the bits agree.
+    value of its output; 0 when the bits agree, nan when nothing could be compared.
     """
 
     reason: str = ""
-    deviation: float = 0.0
+    deviation: float = math.nan
 
 
 def probe(spec: ModelSpec, session: ort.InferenceSession) -> Verdict:

@@ -23,20 +23,30 @@ from headrace.server.models.spec import TensorSpec
 from headrace.server.rpc.wire import WireRequest
 
 EXPLAIN = "headrace_explain"
+SOLO = "headrace_solo"
 FINAL_RESPONSE = "triton_final_response"
 _RESERVED = "triton_"
 _KNOWN_RESERVED = {"triton_enable_empty_final_response", FINAL_RESPONSE}
 _BYTES = DATATYPES["BYTES"]
+_LONGEST_CALLER = 128
 
 
-def decode(wire: WireRequest, arrival: float, remaining: float | None) -> InferenceRequest:
+def decode(
+    wire: WireRequest, arrival: float, remaining: float | None, caller: str = ""
+) -> InferenceRequest:
     """What a request message asks. Tensors in it are viewed, not copied.
 
     `arrival` is of the monotonic clock; `remaining` are the seconds of the call's deadline, None
-    when it has none. Raises InvalidInput naming the field, Unsupported for shared memory.
+    when it has none; `caller` is whom it comes from. Raises InvalidInput naming the field,
+    Unsupported for shared memory.
     """
     message, raw = wire
-    timeout, priority = _scheduling(message.parameters)
+    timeout, priority, solo = _scheduling(message.parameters)
+    if len(caller) > _LONGEST_CALLER:
+        raise InvalidInput(
+            f"metadata 'headrace-caller': expected at most {_LONGEST_CALLER} characters, got "
+            f"{len(caller)}"
+        )
     for output in message.outputs:
         _refuse_shared_memory(f"output '{output.name}'", output.parameters)
         if "classification" in output.parameters:
@@ -50,6 +60,8 @@ def decode(wire: WireRequest, arrival: float, remaining: float | None) -> Infere
         remaining=math.inf if remaining is None else remaining,
         timeout=timeout,
         priority=priority,
+        solo=solo,
+        caller=caller,
     )
 
 
@@ -93,20 +105,25 @@ def _refuse_shared_memory(where: str, parameters: Mapping[str, Any]) -> None:
         raise Unsupported(f"{where}: shared memory is not offered, send the tensor in the message")
 
 
-def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int]:
-    """The request's own timeout in seconds, and its priority."""
-    timeout, priority = None, 0
+def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int, bool]:
+    """The request's own timeout in seconds, its priority, and whether it is to be run alone."""
+    timeout, priority, solo = None, 0, False
     for key in parameters:
         if key == "timeout":
             microseconds = _whole(parameters[key], "timeout", ("int64_param",))
             timeout = microseconds / 1e6 if microseconds else None
         elif key == "priority":
             priority = _whole(parameters[key], "priority", ("int64_param", "uint64_param"))
+        elif key == SOLO:
+            kind = parameters[key].WhichOneof("parameter_choice")
+            if kind != "bool_param":
+                raise InvalidInput(f"parameter '{key}': expected bool_param, got {kind}")
+            solo = parameters[key].bool_param
         elif key.startswith(_RESERVED) and key not in _KNOWN_RESERVED:
             raise InvalidInput(
                 f"parameter '{key}': names that begin with '{_RESERVED}' are reserved"
             )
-    return timeout, priority
+    return timeout, priority, solo
 
 
 def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -187,6 +188,9 @@ def effective_config(model: ServedModel) -> config_pb.ModelConfig:
     threads = str(plan.main.session.intra_op_threads)
     config.parameters["intra_op_thread_count"].string_value = threads
     config.parameters["headrace_plan"].string_value = plan.in_words
+    if not math.isnan(model.verdict.deviation):
+        deviation = f"{model.verdict.deviation:.3g}"
+        config.parameters["headrace_batch_deviation"].string_value = deviation
     if spec.unbatched_because:
         config.parameters["headrace_unbatched_because"].string_value = spec.unbatched_because
     return config

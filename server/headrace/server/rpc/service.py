@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 # flow control holds its sender back.
 STREAM_WINDOW = 1024
 
+# The metadata by which a caller, or a proxy before it, says whose share of a model it takes.
+CALLER = "headrace-caller"
+
 # A message that could not be parsed arrives as the error that says so.
 Received = WireRequest | errors.InvalidInput
 
@@ -50,12 +53,12 @@ class InferenceService:
             stream.drain()
 
     async def answer(
-        self, wire: Received, arrival: float, remaining: float | None
+        self, wire: Received, arrival: float, remaining: float | None, caller: str
     ) -> pb.ModelInferResponse:
         """One request, answered; raises the errors of the server's table, and counts them."""
         self._last_arrival = arrival
         try:
-            response = await self._answer(wire, arrival, remaining)
+            response = await self._answer(wire, arrival, remaining, caller)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
             raise
@@ -67,20 +70,21 @@ class InferenceService:
         return self._last_arrival
 
     async def _answer(
-        self, wire: Received, arrival: float, remaining: float | None
+        self, wire: Received, arrival: float, remaining: float | None, caller: str
     ) -> pb.ModelInferResponse:
         if self._draining:
             raise errors.Draining("the server is shutting down")
         if isinstance(wire, errors.InvalidInput):
             raise wire
-        request = codec.decode(wire, arrival, remaining)
+        request = codec.decode(wire, arrival, remaining, caller)
         result = await infer(self._registry, request)
         return codec.encode(wire.message, result)
 
     async def model_infer(self, wire: Received, context: Context) -> pb.ModelInferResponse:
         arrival = time.monotonic()
         try:
-            return await self.answer(wire, arrival, context.time_remaining())
+            remaining, caller = context.time_remaining(), caller_of(context)
+            return await self.answer(wire, arrival, remaining, caller)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
 
@@ -107,6 +111,7 @@ class _Stream:
         self._context = context
         metadata = dict(context.invocation_metadata() or ())
         self._strict = metadata.get("triton_grpc_error") == "true"
+        self._caller = caller_of(context)
         self._window = asyncio.Semaphore(STREAM_WINDOW)
         self._writing = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
@@ -159,7 +164,7 @@ class _Stream:
         message = wire.message if isinstance(wire, WireRequest) else pb.ModelInferRequest()
         try:
             remaining = self._context.time_remaining()
-            response = await self._service.answer(wire, arrival, remaining)
+            response = await self._service.answer(wire, arrival, remaining, self._caller)
             answer = pb.ModelStreamInferResponse(infer_response=response)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             log_unexpected(error)
@@ -173,6 +178,14 @@ class _Stream:
         answer.infer_response.parameters[codec.FINAL_RESPONSE].bool_param = True
         async with self._writing:
             await self._context.write(answer)
+
+
+def caller_of(context: Context) -> str:
+    """Who calls: by the call's metadata, else the connection it came on."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CALLER and value:
+            return str(value)
+    return str(context.peer())
 
 
 def _in_band(message: pb.ModelInferRequest, error: Exception) -> pb.ModelStreamInferResponse:

@@ -41,6 +41,14 @@ class Metrics:
         count("headrace.calls", [self._calls], "{call}", "Inference calls by reason of their end")
         count("headrace.requests", [self._each(_requests)], "{request}", "Requests by their end")
         count("headrace.rows", [self._each(_rows)], "{row}", "Rows inferred")
+        wasted = "computed for nobody: the caller had left or the deadline had passed"
+        count(
+            "headrace.wasted.requests",
+            [self._each(_wasted_requests)],
+            "{request}",
+            f"Requests {wasted}",
+        )
+        count("headrace.wasted.rows", [self._each(_wasted_rows)], "{row}", f"Rows {wasted}")
         count("headrace.batches", [self._each(_batches)], "{batch}", "Batches by why they closed")
         count("headrace.request.time", [self._each(_times)], "s", "Time of requests by phase")
         gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
@@ -75,6 +83,14 @@ def _requests(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
 
 def _rows(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
     yield sample[2].rows, {}
+
+
+def _wasted_requests(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
+    yield sample[2].wasted_requests, {}
+
+
+def _wasted_rows(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
+    yield sample[2].wasted_rows, {}
 
 
 def _batches(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:

@@ -41,7 +41,8 @@ class ModelStatistics(Observer):
     `success`, `queue`, `input`, `infer` and `output` count answered requests: each is given the
     whole duration of the batch it was in. `fail` counts every other end. `sizes` counts successful
     batches by rows, `reasons` all batches by why they closed, `ended` ends without an answer by
-    why. `rows` are the rows answered, `executions` the successful batches.
+    why. `rows` are the rows answered, `executions` the successful batches. `wasted_requests` and
+    `wasted_rows` were computed for nobody: their callers had left, or their deadlines had passed.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,8 @@ class ModelStatistics(Observer):
         self.ended: Counter[str] = Counter()
         self.rows = 0
         self.executions = 0
+        self.wasted_requests = 0
+        self.wasted_rows = 0
         self.last_inference_ms = 0
 
     def rejected(self, refusal: Reject) -> None:
@@ -84,6 +87,10 @@ class ModelStatistics(Observer):
         size.output.add(completion.output_seconds)
         self.executions += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
+
+    def wasted(self, request: Request, batch: Batch, now: float) -> None:
+        self.wasted_requests += 1
+        self.wasted_rows += request.rows
 
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
         self.success.add(now - request.arrival)

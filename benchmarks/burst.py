@@ -1,0 +1,202 @@
+"""A burst far beyond what a model can do in time: how soon do the refused know, and what is wasted?
+
+400 requests with a deadline of one second are sent at once to a model that can do 64 rows a second.
+`headrace serve` runs in a process of its own, the client in this one; the model is built here, so
+heavy that all executors together do 64 rows a second by ONNX Runtime's own time on this machine.
+
+Times are the client's, from the moment the burst begins: they hold its own work for 400 calls and
+whatever else the machine does, and are upper bounds of the server's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+from headrace.inference.v2 import grpc_service_pb2 as pb
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+SIZE = 96
+
+
+def heavy(steps: int) -> onnx.ModelProto:
+    """y = x, (batch, 1), after `steps` products of a 96 x 96 matrix for each row."""
+    matrix = ("batch", SIZE, SIZE)
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "weights"], ["next"]),
+            helper.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "step",
+        [
+            info("number", TensorProto.INT64, ()),
+            info("go", TensorProto.BOOL, ()),
+            info("state", TensorProto.FLOAT, matrix),
+        ],
+        [info("go_on", TensorProto.BOOL, ()), info("next", TensorProto.FLOAT, matrix)],
+    )
+    nodes = [
+        helper.make_node("Reshape", ["x", "as_matrix"], ["scalar"]),
+        helper.make_node("Mul", ["scalar", "zeros"], ["start"]),
+        helper.make_node("Loop", ["steps", "", "start"], ["end"], body=body),
+        helper.make_node("ReduceSum", ["end", "inner"], ["nothing"], keepdims=0),
+        helper.make_node("Reshape", ["nothing", "as_row"], ["zero"]),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    weights = np.random.default_rng(0).standard_normal((SIZE, SIZE)) / SIZE**0.5
+    constants = {
+        "weights": weights.astype(np.float32),
+        "zeros": np.zeros((1, SIZE, SIZE), np.float32),
+        "steps": np.array(steps, np.int64),
+        "inner": np.array([1, 2], np.int64),
+        "as_matrix": np.array([-1, 1, 1], np.int64),
+        "as_row": np.array([-1, 1], np.int64),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "heavy",
+        [info("x", TensorProto.FLOAT, ("batch", 1))],
+        [info("y", TensorProto.FLOAT, ("batch", 1))],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def seconds_of(steps: int) -> float:
+    """What a row of `heavy(steps)` takes on one thread: the median of nine runs."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = heavy(steps).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    durations = []
+    for _ in range(9):
+        began = time.perf_counter()
+        session.run(None, {"x": np.ones((1, 1), np.float32)})
+        durations.append(time.perf_counter() - began)
+    return float(np.median(durations))
+
+
+@contextmanager
+def server(rows_per_second: float) -> Iterator[tuple[str, str]]:
+    """`headrace serve` of a model of that speed; gives its gRPC and HTTP addresses."""
+    wanted = len(os.sched_getaffinity(0)) / rows_per_second
+    steps = 200
+    for _ in range(3):
+        steps = max(1, round(steps * wanted / seconds_of(steps)))
+    with tempfile.TemporaryDirectory() as folder:
+        version = Path(folder, "heavy", "1")
+        version.mkdir(parents=True)
+        onnx.save_model(heavy(steps), version / "model.onnx")
+        command = [sys.executable, "-m", "headrace.server.cli", "serve", folder]
+        command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        try:
+            words = process.stdout.readline().split()
+            yield words[words.index("gRPC") + 2], words[words.index("HTTP") + 2]
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+
+async def burst(address: str, calls: int, deadline: float) -> list[tuple[str, float]]:
+    """How each of `calls` calls ended, and after how many seconds from the burst's beginning."""
+    message = pb.ModelInferRequest(model_name="heavy")
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    message.raw_input_contents.append(np.ones((1, 1), np.float32).tobytes())
+    request = message.SerializeToString()
+    async with grpc.aio.insecure_channel(address) as channel:
+        infer: Any = channel.unary_unary(METHOD)
+        for _ in range(3):
+            await infer(request)
+        began = time.perf_counter()
+
+        async def call() -> tuple[str, float]:
+            try:
+                await infer(request, timeout=deadline)
+                end = "answered"
+            except grpc.aio.AioRpcError as error:
+                end = error.code().name
+            return end, time.perf_counter() - began
+
+        return await asyncio.gather(*(call() for _ in range(calls)))
+
+
+def figures(address: str) -> Counter[str]:
+    """The server's counters that are of interest here."""
+    with urllib.request.urlopen(f"http://{address}/metrics") as response:
+        text = response.read().decode()
+    found: Counter[str] = Counter()
+    for name, value in re.findall(r"^headrace_(\w+?)_total\{.*\} (\S+)$", text, re.MULTILINE):
+        found[name] += int(float(value))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--deadline", type=float, default=1.0, help="seconds")
+    parser.add_argument("--rate", type=float, default=64.0, help="rows/s that the model can do")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    table = Table(
+        "answered",
+        "refused",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "let go",
+        "max ms",
+        "for nobody",
+        "batches",
+    )
+    with server(arguments.rate) as (address, http):
+        for _ in range(arguments.repeats):
+            before = figures(http)
+            ends = asyncio.run(burst(address, arguments.calls, arguments.deadline))
+            time.sleep(2 * arguments.deadline)  # what still runs is counted when it ends
+            told = figures(http) - before
+            count = Counter(end for end, _ in ends)
+            refused = [1e3 * after for end, after in ends if end == "RESOURCE_EXHAUSTED"] or [0.0]
+            let_go = [1e3 * after for end, after in ends if end == "DEADLINE_EXCEEDED"]
+            table.add_row(
+                str(count["answered"]),
+                str(count["RESOURCE_EXHAUSTED"]),
+                *(f"{np.percentile(refused, share):.0f}" for share in (50, 99, 100)),
+                str(len(let_go)),
+                f"{max(let_go, default=0):.0f}",
+                str(told["wasted_rows"]),
+                str(told["batches"]),
+            )
+    console = Console()
+    console.print(table)
+    console.print(
+        "ms: from the burst's beginning until the caller knew, at the client; let go: accepted, "
+        "and told on the way that the deadline cannot be met any more, or not before it passed"
+    )
+
+
+if __name__ == "__main__":
+    main()
