@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from headrace.server.models.options import ModelOptions
-from headrace.server.models.probe import Verdict, probe, synthetic
+from headrace.server.models.probe import Recipe, Verdict, probe, synthetic
 from headrace.server.models.spec import ModelSpec, TensorSpec, read_spec
 from server import graphs
 
@@ -97,7 +97,7 @@ def test_sizes_are_tried_until_one_is_accepted() -> None:
 @pytest.mark.parametrize("datatype", graphs.ELEMENT)
 def test_synthetic_inputs_fit_their_tensor(datatype: str) -> None:
     spec = TensorSpec("x", datatype, (-1, -1, 5), ("b", "n", ""))
-    array = synthetic(spec, 3, 4, np.random.default_rng(0))
+    array = synthetic(spec, 3, Recipe(4), np.random.default_rng(0))
     assert array.shape == (3, 4, 5)
     if datatype == "BYTES":
         assert all(isinstance(element, str) for element in array.ravel())
@@ -107,4 +107,4 @@ def test_synthetic_inputs_fit_their_tensor(datatype: str) -> None:
 
 def test_synthetic_inputs_have_the_shape_inside_a_reshape() -> None:
     spec = TensorSpec("x", "FP32", (-1, 6), ("", ""), model_shape=(2, 3), rows_lead=True)
-    assert synthetic(spec, 3, 4, np.random.default_rng(0)).shape == (3, 2, 3)
+    assert synthetic(spec, 3, Recipe(4), np.random.default_rng(0)).shape == (3, 2, 3)

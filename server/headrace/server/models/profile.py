@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 
-from headrace.server.executors.onnx import Key, run_session
-from headrace.server.models.probe import VARIABLE, synthetic
+from headrace.server.executors.onnx import Key, Session, run_session
+from headrace.server.models.probe import Recipe, recipes, synthetic
 from headrace.server.models.spec import ModelSpec
 
 # Seconds that may be spent on one model; a run that has begun is finished.
@@ -29,25 +28,25 @@ class Profile:
     runs: tuple[tuple[int, float], ...] = ()
 
 
-def profile(spec: ModelSpec, session: ort.InferenceSession, budget: float = BUDGET) -> Profile:
+def profile(spec: ModelSpec, session: Session, budget: float = BUDGET) -> Profile:
     """Runs synthetic batches of 1, 2, 4, ... rows within `budget` seconds."""
     inputs = [tensor for tensor in spec.inputs if not tensor.optional]
     outputs = tuple(tensor.name for tensor in spec.outputs)
     rng = np.random.default_rng(0)
-    for variable in VARIABLE:
-        arrays = [synthetic(tensor, 1, variable, rng) for tensor in inputs]
+    for recipe in recipes(spec):
+        arrays = [synthetic(tensor, 1, recipe, rng) for tensor in inputs]
         key = spec.key(inputs, arrays, outputs)
         try:
             run_session(session, key, arrays)
         except Exception:  # noqa: BLE001 (ONNX Runtime's exceptions share no base class)
-            continue  # the model does not take this size of its open dimensions
-        runs = _measure(spec, session, key, variable, budget)
+            continue  # the model does not take such inputs
+        runs = _measure(spec, session, key, recipe, budget)
         return Profile(key, sum(array.nbytes for array in arrays), tuple(runs))
     return Profile()
 
 
 def _measure(
-    spec: ModelSpec, session: ort.InferenceSession, key: Key, variable: int, budget: float
+    spec: ModelSpec, session: Session, key: Key, recipe: Recipe, budget: float
 ) -> list[tuple[int, float]]:
     rng = np.random.default_rng(0)
     inputs = [tensor for tensor in spec.inputs if not tensor.optional]
@@ -55,7 +54,7 @@ def _measure(
     runs: list[tuple[int, float]] = []
     best, misses, rows = float("inf"), 0, 1
     while rows <= spec.max_batch_size and misses < 2:
-        arrays = [synthetic(tensor, rows, variable, rng) for tensor in inputs]
+        arrays = [synthetic(tensor, rows, recipe, rng) for tensor in inputs]
         taken = []
         for _ in range(_RUNS_OF_EACH):
             began = time.perf_counter()
