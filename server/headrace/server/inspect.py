@@ -59,6 +59,7 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
         )
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)
+    _show_padding(console, model)
     console.print(
         f"executors: {plan.instances}, with {plan.session.intra_op_threads} thread(s) each, on "
         f"{plan.session.provider.value}; loaded and checked in {seconds:.2f} s"
@@ -66,6 +67,21 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
     _show_costs(console, model)
     for key in model.options.not_honoured:
         console.print(f"set in the configuration, without effect here: {key}", markup=False)
+
+
+def _show_padding(console: Console, model: ServedModel) -> None:
+    """Whether requests of unequal length may share a batch; nothing where no length varies."""
+    verdict = model.padding
+    if verdict.padding is not None:
+        console.print(
+            f"unequal lengths: padded by {verdict.padding.mode.value}; rows alone and padded agree "
+            f"within {verdict.deviation:.1g} of the largest value"
+        )
+        for name, rules in verdict.padding.outputs.items():
+            for rule in rules:
+                console.print(f"  dimension {rule.axis} of {name}: {rule}", markup=False)
+    elif verdict.reason:
+        console.print(f"unequal lengths: not padded: {verdict.reason}", markup=False)
 
 
 def _show_costs(console: Console, model: ServedModel) -> None:

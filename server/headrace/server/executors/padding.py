@@ -40,6 +40,12 @@ class LengthRule:
     stride: int
     offset: int
 
+    def __str__(self) -> str:
+        length = f"length {self.offset:+}" if self.offset else "length"
+        if self.stride == 1:
+            return length
+        return f"({length}) // {self.stride}" if self.offset else f"{length} // {self.stride}"
+
     def size(self, length: int) -> int:
         return max(0, (length + self.offset) // self.stride)
 

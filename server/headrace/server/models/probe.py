@@ -78,20 +78,72 @@ def _compare(spec: ModelSpec, session: Session, recipe: Recipe) -> Verdict:
     together = [synthetic(tensor, ROWS, recipe, rng) for tensor in inputs]
     key = spec.key(inputs, together, tuple(tensor.name for tensor in spec.outputs))
     batch = run_session(session, key, together)
-    worst = 0.0
+    verdict = Verdict()
     for row in range(ROWS):
         alone = run_session(session, key, [array[row : row + 1] for array in together])
         for tensor, expected, joint in zip(spec.outputs, alone, batch, strict=True):
             if joint.ndim == 0 or len(joint) != ROWS or len(expected) != 1:
                 return Verdict(f"output '{tensor.name}' does not follow the batch")
-            deviation = deviation_of(tensor, expected, joint[row : row + 1])
-            worst = max(worst, deviation)
-            if deviation > TOLERANCE.get(tensor.datatype, 0.0):
-                return Verdict(
-                    f"output '{tensor.name}' of a row depends on the rows beside it: alone and in "
-                    f"a batch it differs by {deviation:.2g} of the largest value",
-                    deviation,
-                )
+        verdict = _agreement(spec, verdict, alone, [joint[row : row + 1] for joint in batch])
+        if verdict.reason:
+            break
+    return verdict
+
+
+def probe_fixed(spec: ModelSpec, session: Session) -> Verdict:
+    """Whether the rows of a model that takes `spec.fixed_rows` at a time are independent.
+
+    Then fewer may be sent, and those of several callers together. Asked by changing all rows but
+    one, and by moving the rows round.
+    """
+    opened = spec.with_open_rows()
+    error: Exception | None = None
+    for recipe in recipes(opened):
+        try:
+            return _compare_fixed(opened, session, recipe)
+        except Exception as caught:  # noqa: BLE001 (ONNX Runtime's exceptions share no base class)
+            error = caught
+    return Verdict(f"synthetic inputs were refused, so batching could not be checked: {error}")
+
+
+def _compare_fixed(spec: ModelSpec, session: Session, recipe: Recipe) -> Verdict:
+    rng, rows = np.random.default_rng(0), spec.fixed_rows
+    inputs = [tensor for tensor in spec.inputs if not tensor.optional]
+    given = [synthetic(tensor, rows, recipe, rng) for tensor in inputs]
+    key = spec.key(inputs, given, tuple(tensor.name for tensor in spec.outputs))
+    answer = run_session(session, key, given)
+    moved = run_session(session, key, [np.roll(array, 1, axis=0) for array in given])
+    verdict = Verdict()
+    for row in range(rows):
+        here = [array[row : row + 1] for array in answer]
+        there = [array[(row + 1) % rows :][:1] for array in moved]
+        verdict = _agreement(spec, verdict, here, there)
+    for row in sorted({0, rows // 2, rows - 1}):
+        others = [synthetic(tensor, rows, recipe, rng) for tensor in inputs]
+        for array, kept in zip(others, given, strict=True):
+            array[row] = kept[row]
+        changed = run_session(session, key, others)
+        here, there = ([a[row : row + 1] for a in arrays] for arrays in (answer, changed))
+        verdict = _agreement(spec, verdict, here, there)
+    return verdict
+
+
+def _agreement(
+    spec: ModelSpec, so_far: Verdict, expected: Sequence[Array], actual: Sequence[Array]
+) -> Verdict:
+    """`so_far`, and whether the outputs of one row agree, alone or in different company."""
+    worst = so_far.deviation
+    if so_far.reason:
+        return so_far
+    for tensor, one, other in zip(spec.outputs, expected, actual, strict=True):
+        deviation = deviation_of(tensor, one, other)
+        worst = max(worst, deviation)
+        if deviation > TOLERANCE.get(tensor.datatype, 0.0):
+            return Verdict(
+                f"output '{tensor.name}' of a row depends on the rows beside it: it differs by "
+                f"{deviation:.2g} of the largest value",
+                deviation,
+            )
     return Verdict(deviation=worst)
 
 

@@ -18,10 +18,13 @@ from headrace.batcher.runner import Runner
 from headrace.batcher.state import Limits
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.cpus import usable_cpus
-from headrace.server.executors.onnx import OnnxExecutor
+from headrace.server.executors.fixed_rows import FixedRows
+from headrace.server.executors.onnx import OnnxExecutor, Session
 from headrace.server.executors.session import Provider, SessionOptions, open_session, resolve
+from headrace.server.models.lengths import Lengths
 from headrace.server.models.options import ModelOptions
-from headrace.server.models.probe import Verdict, probe
+from headrace.server.models.padding import PaddingVerdict, probe_padding
+from headrace.server.models.probe import Verdict, probe, probe_fixed
 from headrace.server.models.profile import Profile, profile
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
@@ -65,8 +68,9 @@ class Opened:
     """What opening and examining a model's file gives; `sessions` has one for each executor."""
 
     spec: ModelSpec
-    sessions: Sequence[ort.InferenceSession]
+    sessions: Sequence[Session]
     verdict: Verdict
+    padding: PaddingVerdict
     profile: Profile
     labels: Mapping[str, Sequence[str]]
 
@@ -79,6 +83,7 @@ class ServedModel:
         self.options = options
         self.plan = plan
         self.verdict = opened.verdict
+        self.padding = opened.padding
         self.labels = opened.labels
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
@@ -86,7 +91,13 @@ class ServedModel:
         self._closing: asyncio.Task[None] | None = None
         kind, loop = plan.session.provider.value, asyncio.get_running_loop()
         self._executors = [
-            OnnxExecutor(f"{spec.name}/{spec.version}/{kind}{number}", kind, session, loop)
+            OnnxExecutor(
+                f"{spec.name}/{spec.version}/{kind}{number}",
+                kind,
+                session,
+                loop,
+                opened.padding.padding,
+            )
             for number, session in enumerate(opened.sessions)
         ]
         limits = Limits(max_batch_rows=spec.max_batch_size)
@@ -96,6 +107,12 @@ class ServedModel:
             self._executors, make_policy(options), limits, time.monotonic, self.statistics
         )
         self.costs = self._learn(opened.profile)
+        self.lengths: Lengths | None = None
+        if opened.padding.padding is not None:
+            first = self._executors[0].name
+            self.lengths = Lengths(
+                opened.padding.padding, self.runner.state, first, self.statistics
+            )
 
     def __repr__(self) -> str:
         return f"<ServedModel: {self.spec.name} version {self.spec.version}, {self.runner!r}>"
@@ -143,16 +160,35 @@ def examine(
     """
     first = open_session(path, plan.session)
     spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.session.provider])
-    verdict = probe(spec, first) if spec.batched and spec.max_batch_size > 1 else Verdict()
-    if verdict.reason:
-        spec = spec.unbatched(verdict.reason)
-    sessions = [first]
+    spec, verdict = _check_rows(spec, first)
+    sessions: list[Session] = [first]
     # On one thread ONNX Runtime runs where it is called, so executors share the session and its
     # weights. More threads are a pool of the session's own: each executor needs its own.
     for _ in range(plan.instances - 1):
         shared = plan.session.intra_op_threads == 1 and plan.session.provider is Provider.CPU
         sessions.append(first if shared else open_session(path, plan.session))
-    return Opened(spec, sessions, verdict, profile(spec, first), _read_labels(path, options))
+    if spec.batched and spec.fixed_rows:
+        sessions = [FixedRows(session, spec.fixed_rows) for session in sessions]
+    padding = _check_lengths(spec, sessions[0], options)
+    costs = profile(spec, sessions[0])
+    return Opened(spec, sessions, verdict, padding, costs, _read_labels(path, options))
+
+
+def _check_rows(spec: ModelSpec, session: ort.InferenceSession) -> tuple[ModelSpec, Verdict]:
+    """The contract that the model itself bears out, and what was seen of it."""
+    if spec.fixed_rows:
+        verdict = probe_fixed(spec, session)
+        if verdict.reason:
+            return spec.unbatched(f"{spec.unbatched_because}, and {verdict.reason}"), verdict
+        return spec.with_open_rows(), verdict
+    verdict = probe(spec, session) if spec.batched and spec.max_batch_size > 1 else Verdict()
+    return spec.unbatched(verdict.reason) if verdict.reason else spec, verdict
+
+
+def _check_lengths(spec: ModelSpec, session: Session, options: ModelOptions) -> PaddingVerdict:
+    if not options.padding:
+        return PaddingVerdict(reason='the configuration says padding = "off"')
+    return probe_padding(spec, session)
 
 
 def _read_labels(path: pathlib.Path, options: ModelOptions) -> dict[str, list[str]]:

@@ -189,6 +189,10 @@ def effective_config(model: ServedModel) -> config_pb.ModelConfig:
     config.parameters["intra_op_thread_count"].string_value = threads
     if spec.unbatched_because:
         config.parameters["headrace_unbatched_because"].string_value = spec.unbatched_because
+    if model.padding.padding is not None:
+        config.parameters["headrace_padding"].string_value = model.padding.padding.mode.value
+    elif model.padding.reason:
+        config.parameters["headrace_unpadded_because"].string_value = model.padding.reason
     return config
 
 

@@ -41,6 +41,8 @@ class Metrics:
         count("headrace.calls", [self._calls], "{call}", "Inference calls by reason of their end")
         count("headrace.requests", [self._each(_requests)], "{request}", "Requests by their end")
         count("headrace.rows", [self._each(_rows)], "{row}", "Rows inferred")
+        padding = "Input elements of models that are padded, true and padding"
+        count("headrace.padding.elements", [self._each(_elements)], "{element}", padding)
         count("headrace.batches", [self._each(_batches)], "{batch}", "Batches by why they closed")
         count("headrace.request.time", [self._each(_times)], "s", "Time of requests by phase")
         gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
@@ -75,6 +77,12 @@ def _requests(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
 
 def _rows(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
     yield sample[2].rows, {}
+
+
+def _elements(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
+    if sample[2].true_elements:
+        yield sample[2].true_elements, {"kind": "true"}
+        yield sample[2].padding_elements, {"kind": "padding"}
 
 
 def _batches(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:

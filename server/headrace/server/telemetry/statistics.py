@@ -41,7 +41,8 @@ class ModelStatistics(Observer):
     `success`, `queue`, `input`, `infer` and `output` count answered requests: each is given the
     whole duration of the batch it was in. `fail` counts every other end. `sizes` counts successful
     batches by rows, `reasons` all batches by why they closed, `ended` ends without an answer by
-    why. `rows` are the rows answered, `executions` the successful batches.
+    why. `rows` are the rows answered, `executions` the successful batches. `true_elements` and
+    `padding_elements` count those of the inputs that may be padded, over answered requests.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,8 @@ class ModelStatistics(Observer):
         self.ended: Counter[str] = Counter()
         self.rows = 0
         self.executions = 0
+        self.true_elements = 0
+        self.padding_elements = 0
         self.last_inference_ms = 0
 
     def rejected(self, refusal: Reject) -> None:
@@ -84,6 +87,11 @@ class ModelStatistics(Observer):
         size.output.add(completion.output_seconds)
         self.executions += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
+
+    def padded(self, true_elements: int, padding_elements: int) -> None:
+        """Counts the elements of one answered request that might have been, or was, padded."""
+        self.true_elements += true_elements
+        self.padding_elements += padding_elements
 
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
         self.success.add(now - request.arrival)
