@@ -179,8 +179,8 @@ def _assert_close(actual: Any, expected: Any, tolerance: float) -> None:
         np.testing.assert_array_equal(actual, expected)
 
 
-async def test_batches_hold_equal_shapes_only(running: server.RunningServer) -> None:
-    """Requests of other lengths wait beside each other and are never padded or flushed together."""
+async def test_lengths_do_not_flush_each_other(running: server.RunningServer) -> None:
+    """Requests of other lengths that wait beside each other leave each length its company."""
     async with AsyncClient(running.grpc) as client:
 
         async def ask(length: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class Lengths:
         return padded if padded > length else 0
 
     def _seconds(self, key: Key, length: int, rows: int) -> float:
-        """What a batch of `rows` rows of `length` is expected to take; nan where that is unknown."""
+        """What a batch of `rows` rows of `length` is expected to take; nan where nobody knows."""
         inputs = self._padding.stretched(key.inputs, length)
         row_bytes = sum(
             math.prod(dims) * (DATATYPES[datatype].itemsize or _TEXT_BYTES)

@@ -262,9 +262,7 @@ class _Trials:
             )
         return deviation
 
-    def _stack(
-        self, padding: Padding, rows: Sequence[Sequence[Array]], padded: int
-    ) -> list[Array]:
+    def _stack(self, padding: Padding, rows: Sequence[Sequence[Array]], padded: int) -> list[Array]:
         """The rows' inputs as a batch in which each row is padded to `padded`."""
         stacked = []
         for place, tensor in enumerate(self._inputs):
