@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batcher.buckets import CANDIDATES, Buckets, Cost, _merged, choose, expected_seconds
+from headrace.batcher.buckets import (
+    CANDIDATES,
+    Buckets,
+    Company,
+    Cost,
+    _merged,
+    choose,
+    expected_seconds,
+)
 
 SIZES = [1, 2, 4, 8, 16, 32]
 
@@ -34,12 +42,12 @@ def unknown(length: int, rows: int) -> float:
 
 
 def feed(
-    buckets: Buckets, lengths: list[int], company: float, cost: Cost, rebuilds: int = 3
+    buckets: Buckets, lengths: list[int], others: float, cost: Cost, rebuilds: int = 3
 ) -> None:
     """Until the boundaries were chosen so many times."""
     built = 0
     for length in itertools.cycle(lengths):
-        built += buckets.seen(length, 1, company, cost)
+        built += buckets.seen(length, 1, others, cost)
         if built == rebuilds:
             return
 
@@ -47,12 +55,12 @@ def feed(
 def test_before_anything_was_seen_every_length_is_itself() -> None:
     buckets = Buckets(32)
     assert [buckets.of(n) for n in (0, 1, 7, 1000)] == [0, 1, 7, 1000]
-    assert buckets.company == 1.0
+    assert buckets.company == Company()
 
 
 def test_without_company_every_length_is_itself() -> None:
     buckets = Buckets(32)
-    feed(buckets, list(range(1, 500)), 1.0, flat)
+    feed(buckets, list(range(1, 500)), 0.0, flat)
     assert buckets.boundaries == []
     assert buckets.of(77) == 77
 
@@ -101,9 +109,10 @@ def test_rebuilds_become_rare() -> None:
 
 def test_company_is_what_rows_meet_on_the_average() -> None:
     buckets = Buckets(32)
-    buckets.seen(7, 3, 9.0, flat)
-    buckets.seen(7, 1, 1.0, flat)
-    assert buckets.company == 7.0
+    buckets.seen(7, 3, 8.0, flat)
+    buckets.seen(7, 1, 0.0, flat)
+    assert buckets.company == Company(own=2.5, others=6.0)
+    assert buckets.company.rows(0.5) == 5.5
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -115,12 +124,13 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 counted = st.dictionaries(st.integers(1, 400), st.floats(0.1, 100.0), min_size=1, max_size=12)
+companies = st.builds(Company, st.floats(1.0, 5.0), st.just(0.0) | st.floats(0.0, 100.0))
 costs = st.builds(affine, st.floats(0, 10), st.floats(0, 1), st.floats(1e-6, 0.1))
 
 
-@given(counted, st.floats(1.0, 100.0), costs)
+@given(counted, companies, costs)
 def test_the_choice_is_never_worse_than_exact_lengths_or_a_single_bucket(
-    counts: dict[int, float], company: float, cost: Cost
+    counts: dict[int, float], company: Company, cost: Cost
 ) -> None:
     lengths = sorted(counts)
     weights = np.array([counts[n] for n in lengths])
@@ -134,17 +144,17 @@ def test_the_choice_is_never_worse_than_exact_lengths_or_a_single_bucket(
     best = expected(ends)
     assert best <= expected(every) * (1 + 1e-9)
     assert best <= expected([len(lengths) - 1]) * (1 + 1e-9)
-    if company == 1.0:
+    if company.others == 0.0:
         assert chosen == []
 
 
 @given(
     st.dictionaries(st.integers(1, 40), st.floats(0.1, 100.0), min_size=2, max_size=6),
-    st.floats(1.0, 40.0),
+    companies,
     costs,
 )
 def test_the_choice_is_the_best_of_all(
-    counts: dict[int, float], company: float, cost: Cost
+    counts: dict[int, float], company: Company, cost: Cost
 ) -> None:
     lengths = sorted(counts)
     weights = np.array([counts[n] for n in lengths])
@@ -162,16 +172,16 @@ def test_the_choice_is_the_best_of_all(
 
 @given(
     st.lists(st.integers(1, 3000), min_size=1, max_size=300),
-    st.floats(1.0, 64.0),
+    st.floats(0.0, 64.0),
     costs,
     st.integers(1, 64),
 )
 def test_a_boundary_is_never_shorter_than_the_length(
-    lengths: list[int], company: float, cost: Cost, largest: int
+    lengths: list[int], others: float, cost: Cost, largest: int
 ) -> None:
     buckets = Buckets(largest)
     for length in lengths:
-        buckets.seen(length, 1, company, cost)
+        buckets.seen(length, 1, others, cost)
     assert buckets.boundaries == sorted(set(buckets.boundaries))
     assert set(buckets.boundaries) <= set(lengths)
     for length in (*lengths, 1, 4000):

@@ -3,9 +3,9 @@
 Padding wastes work and company saves some; which wins depends on what batches cost, on the lengths
 that are asked for, and on how many rows wait together. All three are learned. With buckets j of
 boundary l_j (the length everything in the bucket is padded to), p_j the share of the rows that fall
-into it, and C the rows that wait together (a row's company, itself included), a row of bucket j is
-expected to run in a batch of n_j = 1 + p_j (C - 1) rows, at most the largest allowed. The
-boundaries minimise the expected time of a row,
+into it, r the rows of a request and c the rows of others that wait beside it, a row of bucket j is
+expected to run in a batch of n_j = r + p_j c rows, at most the largest allowed. The boundaries
+minimise the expected time of a row,
 
     sum over j of  p_j s(l_j, n_j),      s(l, n) = min over k <= n of  t(l, k) / k
 
@@ -18,8 +18,8 @@ Lengths are counted in a histogram that forgets: at each rebuild all counts are 
 bounded number of lengths; when there are more, neighbours are merged where that would pad least. A
 rebuild comes after ever more rows, so that in between a length costs one bisection.
 
-A row that waits alone gains nothing from padding: then n_j is 1 whatever the buckets, longer rows
-never take less time, and every length is served as itself.
+A request that waits alone gains nothing from padding: then n_j is r whatever the buckets, longer
+rows never take less time, and every length is served as itself.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,6 +44,18 @@ _FIRST_REBUILD, _RAREST_REBUILD = 64, 4096
 _FORGOTTEN = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Who runs together, in rows: those of a request itself, and those of others that wait."""
+
+    own: float = 1.0
+    others: float = 0.0
+
+    def rows(self, share: Numbers | float) -> Numbers | float:
+        """The expected batch in a bucket that holds this share of all rows."""
+        return self.own + share * self.others
+
+
 class Buckets:
     """Maps the lengths of one model's requests to the lengths they are padded to.
 
@@ -53,26 +66,27 @@ class Buckets:
         self.boundaries: list[int] = []
         self._sizes = _batch_sizes(largest_batch)
         self._counts: dict[int, float] = {}
-        self._company = 0.0
-        self._rows = 0.0
+        self._rows = self._own = self._others = 0.0
         self._fresh = 0
         self._due = _FIRST_REBUILD
 
     def __repr__(self) -> str:
-        return f"<Buckets: {self.boundaries or 'exact lengths'}, company {self.company:.3g}>"
+        return f"<Buckets: {self.boundaries or 'exact lengths'}, {self.company}>"
 
     @property
-    def company(self) -> float:
-        """The rows that wait together where a row does, itself included; at least 1."""
-        return max(1.0, self._company / self._rows) if self._rows else 1.0
+    def company(self) -> Company:
+        """What the average row meets."""
+        if not self._rows:
+            return Company()
+        return Company(self._own / self._rows, self._others / self._rows)
 
     def of(self, length: int) -> int:
         """The length that `length` is padded to; itself when it is larger than every boundary."""
         at = bisect_left(self.boundaries, length)
         return self.boundaries[at] if at < len(self.boundaries) else length
 
-    def seen(self, length: int, rows: int, company: float, cost: Cost) -> bool:
-        """Counts a request of `rows` rows of `length`, with `company` rows waiting, its own too.
+    def seen(self, length: int, rows: int, others: float, cost: Cost) -> bool:
+        """Counts a request of `rows` rows of `length`, beside which `others` rows waited.
 
         When enough have come, the boundaries are chosen anew by `cost`, which gives the seconds of
         a batch from its length and its rows, and nan where nothing is known. Returns whether they
@@ -82,7 +96,8 @@ class Buckets:
             self._counts = _merged(self._counts, _COUNTED // 2)
         self._counts[length] = self._counts.get(length, 0.0) + rows
         self._rows += rows
-        self._company += rows * company
+        self._own += rows * rows
+        self._others += rows * others
         self._fresh += rows
         if self._fresh < self._due:
             return False
@@ -96,20 +111,21 @@ class Buckets:
         self.boundaries = choose(lengths, counts, self.company, self._sizes, cost)
         self._counts = {n: c / 2 for n, c in self._counts.items() if c / 2 >= _FORGOTTEN}
         self._rows /= 2
-        self._company /= 2
+        self._own /= 2
+        self._others /= 2
         self._fresh = 0
         self._due = min(2 * self._due, _RAREST_REBUILD)
 
 
 def choose(
-    lengths: Sequence[int], counts: Numbers, company: float, sizes: Sequence[int], cost: Cost
+    lengths: Sequence[int], counts: Numbers, company: Company, sizes: Sequence[int], cost: Cost
 ) -> list[int]:
-    """The boundaries for `counts[i]` rows of `lengths[i]` (ascending), `company` rows together.
+    """The boundaries for `counts[i]` rows of `lengths[i]` (ascending) in such company.
 
     `sizes` are the batch sizes at which costs are asked for, ascending from 1. Empty when exact
     lengths are best, or when the costs are not known.
     """
-    if len(lengths) < 2 or company <= 1:
+    if len(lengths) < 2 or company.others <= 0:
         return []
     row_seconds = _row_seconds(lengths, counts, sizes, cost)
     if row_seconds is None:
@@ -123,7 +139,7 @@ def expected_seconds(
     ends: Sequence[int],
     lengths: Sequence[int],
     counts: Numbers,
-    company: float,
+    company: Company,
     sizes: Sequence[int],
     cost: Cost,
 ) -> float:
@@ -138,13 +154,14 @@ def expected_seconds(
     total, start = 0.0, 0
     for end in ends:
         share = float(shares[start : end + 1].sum())
-        rows = 1 + share * (company - 1)
-        total += share * float(np.interp(rows, grid, row_seconds[end]))
+        total += share * float(np.interp(company.rows(share), grid, row_seconds[end]))
         start = end + 1
     return total
 
 
-def _partition(shares: Numbers, company: float, sizes: Numbers, row_seconds: Numbers) -> list[int]:
+def _partition(
+    shares: Numbers, company: Company, sizes: Numbers, row_seconds: Numbers
+) -> list[int]:
     """The index of the last length of each bucket, ascending, of the cheapest partition."""
     count = len(shares)
     before = np.concatenate([[0.0], np.cumsum(shares)])
@@ -152,8 +169,7 @@ def _partition(shares: Numbers, company: float, sizes: Numbers, row_seconds: Num
     begins = [0] * (count + 1)
     for end in range(1, count + 1):
         share = before[end] - before[:end]
-        rows = 1 + share * (company - 1)
-        total = best[:end] + share * np.interp(rows, sizes, row_seconds[end - 1])
+        total = best[:end] + share * np.interp(company.rows(share), sizes, row_seconds[end - 1])
         # Of equals the narrowest bucket: the last.
         begins[end] = end - 1 - int(np.argmin(total[::-1]))
         best[end] = total[begins[end]]

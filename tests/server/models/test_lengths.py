@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from headrace.batcher.buckets import Company
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.batcher.state import Limits, State
 from headrace.server.executors.onnx import Key, Payload
@@ -97,7 +98,14 @@ def test_a_solo_request_teaches_and_counts_nothing(
 ) -> None:
     assert answered(lengths, 10, solo=True) == 0
     assert figures.true_elements == 0
-    assert lengths.buckets.company == 1.0
+    assert lengths.buckets.company == Company()
+
+
+def test_the_rows_of_one_request_are_no_company(lengths: Lengths) -> None:
+    for number in range(500):
+        answered(lengths, 10 + number % 10, rows=8)
+    assert lengths.buckets.company == Company(own=8.0, others=0.0)
+    assert lengths.buckets.boundaries == []
 
 
 def test_costs_that_nobody_knows_pad_nothing(figures: ModelStatistics) -> None:

@@ -59,8 +59,9 @@ class Lengths:
             if name in self._padding.inputs
         )
         self._statistics.padded(elements, elements // length * (padded - length))
-        waiting = batch.rows * (1 + batch.waiting / len(batch.requests))
-        self.buckets.seen(length, request.rows, waiting, partial(self._seconds, key))
+        together = batch.rows * (1 + batch.waiting / len(batch.requests))
+        others = together - request.rows
+        self.buckets.seen(length, request.rows, others, partial(self._seconds, key))
         return padded if padded > length else 0
 
     def _seconds(self, key: Key, length: int, rows: int) -> float:
