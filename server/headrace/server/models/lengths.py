@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from headrace.batcher.buckets import Buckets
+from headrace.batcher.cost import CostTable
 from headrace.batcher.request import Batch, Request
 from headrace.batcher.state import State
 from headrace.inference.tensors import DATATYPES
@@ -61,15 +62,23 @@ class Lengths:
         self._statistics.padded(elements, elements // length * (padded - length))
         together = batch.rows * (1 + batch.waiting / len(batch.requests))
         others = together - request.rows
-        self.buckets.seen(length, request.rows, others, partial(self._seconds, key))
+        self.buckets.seen(length, request.rows, others, partial(self._seconds, key, {}))
         return padded if padded > length else 0
 
-    def _seconds(self, key: Key, length: int, rows: int) -> float:
-        """What a batch of `rows` rows of `length` is expected to take; nan where nobody knows."""
+    def _seconds(self, key: Key, found: dict[int, CostTable], length: int, rows: int) -> float:
+        """What a batch of `rows` rows of `length` is expected to take; nan where nobody knows.
+
+        `found` holds the tables that were looked up before.
+        """
+        table = found.get(length)
+        if table is None:
+            table = found[length] = self._table(key, length)
+        return table.seconds(rows) if table.known else math.nan
+
+    def _table(self, key: Key, length: int) -> CostTable:
         inputs = self._padding.stretched(key.inputs, length)
         row_bytes = sum(
             math.prod(dims) * (DATATYPES[datatype].itemsize or _TEXT_BYTES)
             for _, datatype, dims in inputs
         )
-        table = self._state.table(self._executor, replace(key, inputs=inputs), row_bytes)
-        return table.seconds(rows) if table.known else math.nan
+        return self._state.table(self._executor, replace(key, inputs=inputs), row_bytes)
