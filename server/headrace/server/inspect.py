@@ -57,6 +57,8 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
             f"{model.verdict.deviation:.1g} of the largest value; batches of up to "
             f"{spec.max_batch_size}"
         )
+        if spec.fixed_rows:
+            console.print(f"the graph always takes {spec.fixed_rows} rows: fewer are filled up")
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)
     _show_padding(console, model)

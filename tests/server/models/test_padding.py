@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from headrace.server.executors.onnx import Session
 from headrace.server.executors.padding import LengthRule, Mode
 from headrace.server.models.options import ModelOptions, TensorDeclaration
 from headrace.server.models.padding import PaddingVerdict, probe_padding
+from headrace.server.models.probe import TOLERANCE
 from headrace.server.models.spec import ModelSpec, read_spec
 from server import graphs
 from support import lengths, models
@@ -245,3 +247,30 @@ def test_a_slow_model_is_tried_on_shorter_lengths() -> None:
     verdict = probe_padding(spec, Watched(), clock=lambda: 0.005 * next(ticks))
     assert verdict.padding is not None
     assert max(seen) == 8 + 64
+
+
+@pytest.mark.parametrize("operator", ["Sub", "Div"])
+def test_a_model_that_says_the_same_of_everything_cannot_be_judged(operator: str) -> None:
+    """y is zero everywhere, or is no number anywhere: 0 / 0."""
+    nodes = [
+        helper.make_node("Sub", ["x", "x"], ["zero"]),
+        helper.make_node(operator, ["zero", "zero"], ["y"]),
+    ]
+    dims = ("b", "n")
+    model = graphs.build(nodes, [graphs.tensor("x", dims)], [graphs.tensor("y", dims)])
+    assert "say the same of all synthetic inputs" in judge(model).reason
+
+
+def test_a_small_change_is_a_change() -> None:
+    """y = x + a little of the row's mean: batches may differ by as much, padding must not."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]),
+        helper.make_node("Mul", ["mean", "little"], ["trace"]),
+        helper.make_node("Add", ["x", "trace"], ["y"]),
+    ]
+    dims, constants = ("b", "n"), {"little": np.array(2e-3, np.float32)}
+    model = graphs.build(nodes, [graphs.tensor("x", dims)], [graphs.tensor("y", dims)], constants)
+    reason = judge(model).reason
+    changes = [float(found) for found in re.findall(r"changes output 'y' by (\S+)", reason)]
+    assert len(changes) == 2
+    assert max(changes) < TOLERANCE["FP32"]

@@ -67,7 +67,7 @@ async def test_a_fixed_batch_of_independent_rows_is_served_batched(load: Load) -
     assert model.spec.inputs[0].shape == (-1, 3)
     assert model.runner.state.limits.max_batch_rows == 4
     assert model.costs is not None
-    assert model.costs.sizes == [1, 2, 4]
+    assert model.costs.sizes == [1, 4]
 
 
 async def test_a_fixed_batch_that_mixes_rows_is_served_as_it_is(load: Load) -> None:

@@ -4,6 +4,7 @@ informed. Every later run adds to it."""
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +53,8 @@ def _measure(
     inputs = [tensor for tensor in spec.inputs if not tensor.optional]
     stop = time.perf_counter() + budget
     runs: list[tuple[int, float]] = []
-    best, misses, rows = float("inf"), 0, 1
-    while rows <= spec.max_batch_size and misses < 2:
+    best, misses = float("inf"), 0
+    for rows in _sizes(spec):
         arrays = [synthetic(tensor, rows, recipe, rng) for tensor in inputs]
         taken = []
         for _ in range(_RUNS_OF_EACH):
@@ -66,7 +67,13 @@ def _measure(
         runs += [(rows, seconds) for seconds in taken[1:] or taken]
         misses = misses + 1 if min(taken) / rows > best * _NO_LONGER_PAYS else 0
         best = min(best, min(taken) / rows)
-        if time.perf_counter() > stop:
+        if time.perf_counter() > stop or misses == 2:
             break
-        rows *= 2
     return runs
+
+
+def _sizes(spec: ModelSpec) -> Sequence[int]:
+    """The sizes to measure. Where the graph fixes the rows, all take as long as a full batch."""
+    if spec.fixed_rows and spec.batched:
+        return 1, spec.fixed_rows
+    return [1 << k for k in range(spec.max_batch_size.bit_length())]
