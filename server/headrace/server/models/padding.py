@@ -128,9 +128,7 @@ class _Trials:
         first, far = self._range()
         rules = self._rules(first, far)
         if not self._says_anything():
-            raise _NotPaddable(
-                "its outputs say the same of all synthetic inputs, so it is not seen"
-            )
+            raise _NotPaddable("its outputs say the same of all synthetic inputs")
         objections = []
         for mode in (Mode.MASK if self._masked else Mode.ZEROS, Mode.EDGE):
             padding = Padding(mode, self._axes, rules)
