@@ -65,7 +65,7 @@ def model_metadata_of_every_datatype(env: Env) -> None:
 
 @case
 def model_metadata_of_fixed_shapes_and_scalars(env: Env) -> None:
-    shapes = {"scalar": [], "no_batch_axis": [3], "fixed_batch": [4, 2]}
+    shapes = {"scalar": [], "no_batch_axis": [3], "fixed_batch": [-1, 2], "fixed_mixed": [3, 4]}
     for name, shape in shapes.items():
         assert list(env.client.get_model_metadata(name).inputs[0].shape) == shape
 
@@ -82,11 +82,21 @@ def model_config(env: Env) -> None:
 
 @case
 def model_config_of_what_is_not_batched(env: Env) -> None:
-    config = env.client.get_model_config("fixed_batch").config
+    config = env.client.get_model_config("fixed_mixed").config
     assert config.max_batch_size == 0
-    assert list(config.input[0].dims) == [4, 2]
+    assert list(config.input[0].dims) == [3, 4]
     assert not config.HasField("dynamic_batching")
-    assert "always 4" in config.parameters["headrace_unbatched_because"].string_value
+    because = config.parameters["headrace_unbatched_because"].string_value
+    assert "always 3" in because
+    assert "depends on the rows beside it" in because
+
+
+@case
+def model_config_of_a_fixed_batch(env: Env) -> None:
+    config = env.client.get_model_config("fixed_batch").config
+    assert config.max_batch_size == 4
+    assert list(config.input[0].dims) == [2]
+    assert "headrace_unbatched_because" not in config.parameters
 
 
 @case

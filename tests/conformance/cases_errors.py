@@ -121,8 +121,12 @@ WRONG = {
     "empty_datatype": Wrong(_x([1, 1], ONE, ""), ("'x'",)),
     "wrong_rank": Wrong(_x([1], ONE), ("'x'", "[-1, -1]", "[1]")),
     "wrong_dimension": Wrong(
-        lambda env: env.message("fixed_batch", ("x", "FP32", [4, 3], ONE * 12)),
-        ("'x'", "[4, 2]", "[4, 3]"),
+        lambda env: env.message("fixed_mixed", ("x", "FP32", [3, 2], ONE * 6)),
+        ("'x'", "[3, 4]", "[3, 2]"),
+    ),
+    "more_rows_than_the_graph_has": Wrong(
+        lambda env: env.message("fixed_batch", ("x", "FP32", [5, 2], ONE * 10)),
+        ("at most 4 rows", "5"),
     ),
     "rows_that_differ": Wrong(
         lambda env: env.message(

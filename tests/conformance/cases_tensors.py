@@ -125,8 +125,9 @@ def no_batch_axis(env: Env) -> None:
 
 @case
 def fixed_batch(env: Env) -> None:
-    value = np.arange(8, dtype=np.float32).reshape(4, 2)
-    equal(env.client.infer("fixed_batch", env.inputs(x=value)).as_numpy("y"), value)
+    for rows in (4, 3, 1, 0):
+        value = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+        equal(env.client.infer("fixed_batch", env.inputs(x=value)).as_numpy("y"), value)
 
 
 @case

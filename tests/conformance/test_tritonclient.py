@@ -47,6 +47,7 @@ def write_repository(path: pathlib.Path) -> pathlib.Path:
     write("scalar", models.identity("FP32", ()))
     write("no_batch_axis", models.identity("FP32", (3,)))
     write("fixed_batch", models.identity("FP32", (4, 2)))
+    write("fixed_mixed", models.mixes_rows(3))
     write("arithmetic", models.arithmetic())
     write("optional", models.optional_input())
     write("shout", models.shout())

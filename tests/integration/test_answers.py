@@ -49,11 +49,23 @@ def _bfloat16(rng: np.random.Generator) -> Inputs:
 
 
 def _fixed(rng: np.random.Generator) -> Inputs:
-    return {"x": _floats(4, 2, rng=rng)}
+    return {"x": _floats(rng.integers(1, 5), 8, rng=rng)}
+
+
+def _fixed_mixing(rng: np.random.Generator) -> Inputs:
+    return {"x": _floats(3, 4, rng=rng)}
 
 
 def _mixing(rng: np.random.Generator) -> Inputs:
     return {"x": _floats(rng.integers(1, 6), 4, rng=rng)}
+
+
+def _quantized(rng: np.random.Generator) -> Inputs:
+    return {"x": _floats(rng.integers(1, 6), 4, rng=rng)}
+
+
+def _nonzero(rng: np.random.Generator) -> Inputs:
+    return {"x": _floats(rng.integers(1, 6), 4, rng=rng) * (rng.random((1, 4)) < 0.5)}
 
 
 def _optional(rng: np.random.Generator) -> Inputs:
@@ -81,7 +93,10 @@ KINDS = {
     "shout": Kind(models.shout, _strings),
     "identity_bf16": Kind(lambda: models.identity("BF16"), _bfloat16),
     "optional": Kind(models.optional_input, _optional),
-    "fixed": Kind(lambda: models.identity("FP32", (4, 2)), _fixed, batches=False),
+    "fixed": Kind(lambda: models.projection(rows=6), _fixed, tolerance=1e-5),
+    "fixed_mixing": Kind(lambda: models.mixes_rows(3), _fixed_mixing, batches=False),
+    "quantized": Kind(models.quantized, _quantized, batches=False),
+    "nonzero": Kind(models.nonzero, _nonzero, batches=False),
     "mixes_rows": Kind(models.mixes_rows, _mixing, batches=False),
 }
 
@@ -111,7 +126,15 @@ class Reference:
         if self._name == "identity_bf16":  # the Python interface takes no arrays of this type
             return {"y": inputs["x"]}
         names = [node.name for node in self._session.get_outputs()]
+        if self._name == "fixed":
+            return {"y": self._filled(inputs["x"])}
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+
+    def _filled(self, x: Any) -> Any:
+        """The graph takes six rows: those that nobody sent are zeros here."""
+        whole = np.zeros((6, 8), np.float32)
+        whole[: len(x)] = x
+        return self._session.run(["y"], {"x": whole})[0][: len(x)]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -156,8 +179,8 @@ def _assert_close(actual: Any, expected: Any, tolerance: float) -> None:
         np.testing.assert_array_equal(actual, expected)
 
 
-async def test_batches_hold_equal_shapes_only(running: server.RunningServer) -> None:
-    """Requests of other lengths wait beside each other and are never padded or flushed together."""
+async def test_lengths_do_not_flush_each_other(running: server.RunningServer) -> None:
+    """Requests of other lengths that wait beside each other leave each length its company."""
     async with AsyncClient(running.grpc) as client:
 
         async def ask(length: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import pytest
 from headrace.batcher.errors import ExecutionFailed
 from headrace.inference.tensors import Array
 from headrace.server.errors import DeadlineExceeded, InvalidInput
+from headrace.server.executors.onnx import Key
 from headrace.server.inference import (
     InferenceRequest,
     InferenceResult,
@@ -320,3 +321,51 @@ async def test_cancelling_withdraws_from_the_queue(load: Load) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert model.runner.state.queued_requests == 0
+
+
+async def test_a_request_is_padded_to_its_bucket_and_answered_as_if_alone(load: Load) -> None:
+    model = await load(graphs.identity(("batch", "n")))
+    assert model.lengths is not None
+    model.lengths.buckets.boundaries = [8]
+    work = _prepare(model, ask(floats("x", 2, 3)))
+    assert isinstance(work.key, Key)
+    assert (work.key.inputs, work.payload.length) == ((("x", "FP32", (8,)),), 3)
+    assert work.nbytes == 2 * 3 * 4
+    results = await asyncio.gather(*(answer(model, floats("x", 2, n)) for n in (3, 8, 5, 9)))
+    assert [result.padded_to for result in results] == [8, 0, 8, 0]
+    assert {len(result.answer.batch.requests) for result in results} == {3, 1}
+    for result, n in zip(results, (3, 8, 5, 9), strict=True):
+        assert result.outputs[0][1].tolist() == floats("x", 2, n).array.tolist()
+
+
+async def test_text_is_padded_too(load: Load) -> None:
+    model = await load(graphs.identity(("batch", "n"), "BYTES"))
+    assert model.lengths is not None
+    model.lengths.buckets.boundaries = [4]
+    sent = [np.array([["ß".encode(), b"a"]], object), np.array([[b"c"] * 4], object)]
+    results = await asyncio.gather(*(answer(model, InputTensor("x", "BYTES", x)) for x in sent))
+    found = [result.outputs[0][1].tolist() for result in results]
+    assert found == [[["ß", "a"]], [["c"] * 4]]
+    assert len(results[0].answer.batch.requests) == 2
+
+
+async def test_what_runs_alone_is_not_padded(load: Load) -> None:
+    model = await load(graphs.identity(("batch", "n")))
+    assert model.lengths is not None
+    model.lengths.buckets.boundaries = [8]
+    work = _prepare(model, ask(floats("x", 0, 3)))
+    assert (work.solo, work.payload.length) == (True, 0)
+    assert isinstance(work.key, Key)
+    assert work.key.inputs == (("x", "FP32", (3,)),)
+
+
+async def test_members_of_a_padded_batch_that_failed_run_as_they_came(load: Load) -> None:
+    model = await load(graphs.identity(("batch", "n")))
+    assert model.lengths is not None
+    model.lengths.buckets.boundaries = [8]
+    sent = [floats("x", 1, n) for n in (3, 5)]
+    works = [_prepare(model, ask(tensor)) for tensor in sent]
+    for work in works:
+        work.solo = True  # as the scheduler has it after a batch has failed
+    answers = await asyncio.gather(*(model.runner.submit(work) for work in works))
+    assert [a.result[0].tolist() for a in answers] == [t.array.tolist() for t in sent]

@@ -97,25 +97,44 @@ def optional_input() -> Any:
     return build([node], inputs, [("y", "FP32", dims)], constants)
 
 
-def mixes_rows() -> Any:
+def mixes_rows(rows: int | str = "batch") -> Any:
     """y = x minus the mean over all rows: it must not be batched."""
     nodes = [
         helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["x", "mean"], ["y"]),
     ]
-    dims = ("batch", 4)
+    dims = (rows, 4)
     constants = {"axes": np.array([0], np.int64)}
     return build(nodes, [("x", "FP32", dims)], [("y", "FP32", dims)], constants)
 
 
-def projection(width: int = 8, seed: int = 0) -> Any:
+def quantized() -> Any:
+    """y = x through eight bits, with one scale over all rows: a row's answer knows the others."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["eight", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["eight", "scale", "zero"], ["y"]),
+    ]
+    dims = ("batch", 4)
+    return build(nodes, [("x", "FP32", dims)], [("y", "FP32", dims)])
+
+
+def nonzero() -> Any:
+    """places = where x is not zero: as many rows as there are such elements."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["by_axis"]),
+        helper.make_node("Transpose", ["by_axis"], ["places"], perm=[1, 0]),
+    ]
+    return build(nodes, [("x", "FP32", ("batch", 4))], [("places", "INT64", ("found", 2))])
+
+
+def projection(width: int = 8, seed: int = 0, rows: int | str = "batch") -> Any:
     """y = tanh(x @ weights): an answer that takes arithmetic, with weights to store."""
     weights = np.random.default_rng(seed).standard_normal((width, width)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "weights"], ["z"]),
         helper.make_node("Tanh", ["z"], ["y"]),
     ]
-    dims = ("batch", width)
+    dims = (rows, width)
     return build(nodes, [("x", "FP32", dims)], [("y", "FP32", dims)], {"weights": weights})
 
 

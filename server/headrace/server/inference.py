@@ -59,11 +59,15 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The outputs in the order asked for, shaped as the model's contract has them."""
+    """The outputs in the order asked for, shaped as the model's contract has them.
+
+    padded_to: the length that the inputs were padded to; 0 when they were not.
+    """
 
     model: ServedModel
     outputs: Sequence[tuple[TensorSpec, Array]]
     answer: Answer
+    padded_to: int = 0
 
 
 async def infer(registry: Registry, request: InferenceRequest) -> InferenceResult:
@@ -80,11 +84,12 @@ async def infer(registry: Registry, request: InferenceRequest) -> InferenceResul
     except ExecutionFailed as error:
         _blame_dimensions(model, request, error)
         raise
+    padded_to = 0 if model.lengths is None else model.lengths.answered(work, answer.batch)
     key = work.key
     assert isinstance(key, Key)
     specs = [model.outputs[name] for name in key.outputs]
     shaped = [_shape_output(spec, array) for spec, array in zip(specs, answer.result, strict=True)]
-    return InferenceResult(model, list(zip(specs, shaped, strict=True)), answer)
+    return InferenceResult(model, list(zip(specs, shaped, strict=True)), answer, padded_to)
 
 
 def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
@@ -99,16 +104,20 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     arrays = [_for_session(model, spec, tensor) for spec, tensor in inputs]
     # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
     # of no rows none to be found again.
-    alone = not model.spec.batched or rows == 0 or any(spec.optional for spec, _ in inputs)
+    solo = request.solo or not model.spec.batched or rows == 0
+    solo = solo or any(spec.optional for spec, _ in inputs)
+    key, length = model.spec.key([spec for spec, _ in inputs], arrays, outputs), 0
+    if model.lengths is not None and not solo:
+        key, length = model.lengths.bucketed(key)
     return Request(
-        key=model.spec.key([spec for spec, _ in inputs], arrays, outputs),
-        payload=Payload(arrays),
+        key=key,
+        payload=Payload(arrays, length),
         arrival=request.arrival,
         rows=max(1, rows),
         nbytes=sum(_nbytes(tensor.array) for _, tensor in inputs),
         deadline=deadline,
         priority=_priority(model, request.priority),
-        solo=request.solo or alone,
+        solo=solo,
         caller=request.caller,
     )
 

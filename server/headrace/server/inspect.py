@@ -66,8 +66,11 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
         console.print(
             f"batch axis: the first dimension; {found}batches of up to {spec.max_batch_size}"
         )
+        if spec.fixed_rows:
+            console.print(f"the graph always takes {spec.fixed_rows} rows: fewer are filled up")
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)
+    _show_padding(console, model)
     console.print(f"plan: {plan.in_words}; loaded and checked in {seconds:.2f} s", markup=False)
     _show_layouts(console, plan)
     _show_costs(console, model)
@@ -89,6 +92,21 @@ def _show_layouts(console: Console, plan: Plan) -> None:
             uses.get(measured.layout, ""),
         )
     console.print(table)
+
+
+def _show_padding(console: Console, model: ServedModel) -> None:
+    """Whether requests of unequal length may share a batch; nothing where no length varies."""
+    verdict = model.padding
+    if verdict.padding is not None:
+        console.print(
+            f"unequal lengths: padded by {verdict.padding.mode.value}; rows alone and padded agree "
+            f"within {verdict.deviation:.1g} of the largest value"
+        )
+        for name, rules in verdict.padding.outputs.items():
+            for rule in rules:
+                console.print(f"  dimension {rule.axis} of {name}: {rule}", markup=False)
+    elif verdict.reason:
+        console.print(f"unequal lengths: not padded: {verdict.reason}", markup=False)
 
 
 def _show_costs(console: Console, model: ServedModel) -> None:

@@ -254,6 +254,18 @@ def test_toml(folder: pathlib.Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("text", "expected"), [("", True), ('"auto"', True), ('"off"', False)])
+def test_toml_may_turn_padding_off(folder: pathlib.Path, text: str, expected: bool) -> None:
+    (folder / "model.toml").write_text(f"padding = {text}" if text else "")
+    assert read_options(folder).padding is expected
+
+
+def test_toml_knows_no_other_padding(folder: pathlib.Path) -> None:
+    (folder / "model.toml").write_text('padding = "edge"')
+    with pytest.raises(LoadFailed, match=r"padding: .*'auto' or 'off'"):
+        read_options(folder)
+
+
 def test_toml_may_ask_for_all_versions(folder: pathlib.Path) -> None:
     assert toml(folder, 'versions = "all"').versions == VersionPolicy(latest=None)
     assert toml(folder, "").versions == VersionPolicy(latest=1)

@@ -16,7 +16,7 @@ from headrace.server.models import plan, plan_cache, planner
 from headrace.server.models.options import ModelOptions
 from headrace.server.models.plan import Plan, configured
 from headrace.server.models.plan_cache import PlanCache
-from headrace.server.models.planner import Planner
+from headrace.server.models.planner import Planner, Subject
 from headrace.server.models.spec import ModelSpec, read_spec
 from server import graphs
 
@@ -67,7 +67,8 @@ def complete(
 ) -> Plan:
     options = ModelOptions(**given)
     start, spec, session = opened(path, options)
-    return Planner(cache, device or Device()).complete(start, options, spec, path, session)
+    planner = Planner(cache, device or Device())
+    return planner.complete(start, options, Subject(spec, path, session))
 
 
 def test_layouts_are_measured_where_nothing_is_said(model: pathlib.Path) -> None:

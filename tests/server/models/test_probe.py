@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from headrace.server.models.options import ModelOptions
-from headrace.server.models.probe import Verdict, probe, synthetic
+from headrace.server.models.probe import Recipe, Verdict, probe, probe_fixed, synthetic
 from headrace.server.models.spec import ModelSpec, TensorSpec, read_spec
 from server import graphs
 
@@ -97,7 +97,7 @@ def test_sizes_are_tried_until_one_is_accepted() -> None:
 @pytest.mark.parametrize("datatype", graphs.ELEMENT)
 def test_synthetic_inputs_fit_their_tensor(datatype: str) -> None:
     spec = TensorSpec("x", datatype, (-1, -1, 5), ("b", "n", ""))
-    array = synthetic(spec, 3, 4, np.random.default_rng(0))
+    array = synthetic(spec, 3, Recipe(4), np.random.default_rng(0))
     assert array.shape == (3, 4, 5)
     if datatype == "BYTES":
         assert all(isinstance(element, str) for element in array.ravel())
@@ -107,4 +107,58 @@ def test_synthetic_inputs_fit_their_tensor(datatype: str) -> None:
 
 def test_synthetic_inputs_have_the_shape_inside_a_reshape() -> None:
     spec = TensorSpec("x", "FP32", (-1, 6), ("", ""), model_shape=(2, 3), rows_lead=True)
-    assert synthetic(spec, 3, 4, np.random.default_rng(0)).shape == (3, 2, 3)
+    assert synthetic(spec, 3, Recipe(4), np.random.default_rng(0)).shape == (3, 2, 3)
+
+
+def judge_fixed(model: Any) -> Verdict:
+    spec, session = open_model(model)
+    assert spec.fixed_rows
+    return probe_fixed(spec, session)
+
+
+@pytest.mark.parametrize("dims", [(2, 3), (4, 3), (64, 1)])
+def test_rows_of_a_fixed_batch_that_are_independent(dims: tuple[int, int]) -> None:
+    assert judge_fixed(graphs.plus(1.0, dims)) == Verdict("", 0.0)
+
+
+def weighted(weights: Any) -> Any:
+    """y = weights @ x: what of which rows a row's answer is made of."""
+    node = helper.make_node("MatMul", ["w", "x"], ["y"])
+    dims = (len(weights), 3)
+    constants = {"w": np.asarray(weights, np.float32)}
+    return graphs.build([node], [graphs.tensor("x", dims)], [graphs.tensor("y", dims)], constants)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.ones((3, 3)),  # every row knows all
+        np.eye(3)[::-1],  # rows in another order
+        np.diag([1, 1, 2]),  # a place that is unlike the others
+        np.tri(3),  # rows know those before them
+        np.eye(5) + np.eye(5, k=1) * (np.arange(5) == 1),  # a row knows its neighbour
+    ],
+)
+def test_rows_of_a_fixed_batch_that_are_not(weights: Any) -> None:
+    verdict = judge_fixed(weighted(weights))
+    assert verdict.reason.startswith("output 'y' of a row depends on the rows beside it")
+
+
+def test_a_fixed_batch_that_refuses_synthetic_inputs() -> None:
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    inputs, outputs = [graphs.tensor("x", (2, 3), "INT64")], [graphs.tensor("y", (2, 3))]
+    model = graphs.build([node], inputs, outputs, {"table": np.zeros(1, np.float32)})
+    assert "synthetic inputs were refused" in judge_fixed(model).reason
+
+
+def test_indices_of_two_things_are_tried_too() -> None:
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    inputs, outputs = [graphs.tensor("x", ("b", 3), "INT64")], [graphs.tensor("y", ("b", 3))]
+    model = graphs.build([node], inputs, outputs, {"table": np.arange(2, dtype=np.float32)})
+    assert judge(model) == Verdict("", 0.0)
+
+
+@pytest.mark.parametrize("datatype", ["INT64", "FP32", "BOOL"])
+def test_a_mask_hides_nothing(datatype: str) -> None:
+    spec = TensorSpec("attention_mask", datatype, (-1, -1), ("b", "n"))
+    assert synthetic(spec, 2, Recipe(3), np.random.default_rng(0)).tolist() == [[1] * 3] * 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
+import numpy as np
 import pytest
+from onnx import helper
 
 from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
@@ -25,6 +27,48 @@ async def test_a_model_that_mixes_rows_is_served_unbatched_and_says_why(load: Lo
     spec = (await load(graphs.centred())).spec
     assert (spec.batched, spec.max_batch_size) == (False, 1)
     assert spec.unbatched_because.startswith("output 'y' of a row depends on the rows beside it")
+
+
+async def test_a_fixed_batch_of_independent_rows_is_served_batched(load: Load) -> None:
+    model = await load(graphs.plus(1.0, (4, 3)))
+    assert (model.spec.batched, model.spec.max_batch_size, model.spec.row_limit) == (True, 4, 4)
+    assert model.spec.inputs[0].shape == (-1, 3)
+    assert model.runner.state.limits.max_batch_rows == 4
+    assert model.costs is not None
+    assert model.costs.sizes == [1, 4]
+
+
+async def test_a_fixed_batch_that_mixes_rows_is_served_as_it_is(load: Load) -> None:
+    node = helper.make_node("CumSum", ["x", "axis"], ["y"])
+    dims = (4, 3)
+    inputs, outputs = [graphs.tensor("x", dims)], [graphs.tensor("y", dims)]
+    model = graphs.build([node], inputs, outputs, {"axis": np.array(0, np.int64)})
+    spec = (await load(model)).spec
+    assert (spec.batched, spec.max_batch_size, spec.inputs[0].shape) == (False, 1, (4, 3))
+    assert spec.unbatched_because.startswith(
+        "the first dimension of input 'x' is always 4, and output 'y' of a row depends on"
+    )
+
+
+async def test_a_declared_fixed_batch_is_left_alone(load: Load) -> None:
+    declared = TensorDeclaration("x", "FP32", (4, 3))
+    spec = (await load(graphs.plus(1.0, (4, 3)), max_batch_size=0, inputs=(declared,))).spec
+    assert (spec.batched, spec.inputs[0].shape) == (False, (4, 3))
+    assert spec.unbatched_because == "the configuration says max_batch_size: 0"
+
+
+async def test_padding_is_found_and_can_be_turned_off(load: Load) -> None:
+    model = await load(graphs.identity(("batch", "n")))
+    assert model.lengths is not None
+    assert model.padding.padding is not None
+    model = await load(graphs.identity(("batch", "n")), padding=False)
+    assert model.lengths is None
+    assert model.padding.reason == 'the configuration says padding = "off"'
+
+
+async def test_a_model_of_one_length_keeps_none(load: Load) -> None:
+    model = await load(graphs.identity(("batch", 3)))
+    assert (model.lengths, model.padding.reason) == (None, "")
 
 
 async def test_the_bounds_of_the_queue(load: Load) -> None:

@@ -73,6 +73,32 @@ def test_why_there_is_no_batch_axis(model: Any, reason: str) -> None:
     assert (spec.max_batch_size, spec.row_limit) == (1, None)
 
 
+def test_a_fixed_first_dimension_may_turn_out_to_be_the_batch() -> None:
+    spec = read(graphs.identity((4, 3)))
+    assert (spec.batched, spec.fixed_rows) == (False, 4)
+    assert spec.inputs[0].shape == (4, 3)
+    opened = spec.with_open_rows()
+    assert (opened.batched, opened.unbatched_because) == (True, "")
+    assert (opened.max_batch_size, opened.row_limit, opened.fixed_rows) == (4, 4, 4)
+    assert opened.inputs[0].shape == opened.outputs[0].shape == (-1, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (graphs.identity((1, 3)), {}),
+        (graphs.identity((65, 3)), {}),
+        (graphs.identity((4,)), {}),
+        (graphs.identity(("batch", 3)), {}),
+        (graphs.identity((4, 3), "BF16"), {}),
+        (mixed((4, 3), (5, 3), (4, 3)), {}),
+        (graphs.identity((4, 3)), {"max_batch_size": 0}),
+    ],
+)
+def test_a_first_dimension_that_is_no_fixed_batch(model: Any, options: dict[str, Any]) -> None:
+    assert read(model, **options).fixed_rows == 0
+
+
 def test_batching_can_be_turned_off() -> None:
     spec = read(graphs.identity(), max_batch_size=0)
     assert (spec.batched, spec.max_batch_size) == (False, 1)

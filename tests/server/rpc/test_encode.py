@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -140,5 +141,8 @@ def test_the_explanation_is_given_when_asked_for() -> None:
         "headrace_reason": "full",
         "headrace_executor": "m/4/cpu0",
     }
+    padded = dataclasses.replace(result(), padded_to=48)
+    given = codec.encode(message, padded).parameters
+    assert given["headrace_padded_to"].int64_param == 48
     message.parameters["headrace_explain"].bool_param = False
     assert not codec.encode(message, result()).parameters

@@ -54,6 +54,7 @@ def busy() -> Sample:
     figures.dispatched(batch)
     figures.completed(batch, done, 14.0)
     figures.answered(request, batch, done, 14.0)
+    figures.padded(30, 12)
     figures.failed(Request("key", None, 10.0), 10.0)
     figures.wasted(request, batch, 14.0)
     for _ in range(2):
@@ -75,6 +76,10 @@ def test_every_figure_is_scraped_as_it_was_counted(metrics: Metrics, samples: li
     assert found["headrace_rows_total"] == {labels(): 4}
     assert found["headrace_wasted_requests_total"] == {labels(): 1}
     assert found["headrace_wasted_rows_total"] == {labels(): 4}
+    assert found["headrace_padding_elements_total"] == {
+        labels(kind="true"): 30,
+        labels(kind="padding"): 12,
+    }
     assert found["headrace_batches_total"] == {labels(reason="full"): 1}
     assert found["headrace_request_time_seconds_total"] == {
         labels(phase="total"): 4.0,

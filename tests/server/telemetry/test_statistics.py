@@ -59,6 +59,12 @@ def test_batches_are_counted_by_rows_and_by_why_they_closed(figures: ModelStatis
     assert figures.executions == 3
 
 
+def test_padding_is_counted_beside_what_it_was_added_to(figures: ModelStatistics) -> None:
+    figures.padded(12, 3)
+    figures.padded(5, 0)
+    assert (figures.true_elements, figures.padding_elements) == (17, 3)
+
+
 def test_a_failed_batch_is_no_execution(figures: ModelStatistics) -> None:
     member = request()
     figures.completed(batch(member), Completion(error=ValueError()), 104.0)

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -24,6 +24,7 @@ import onnxruntime as ort
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
+from headrace.server.executors.padding import Padding
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
 _KEPT_KEYS = 16
@@ -35,22 +36,36 @@ class Payload:
 
     inputs: an array for each name of the key's inputs, in that order. Of a batched model, the first
         axis counts rows.
+    length: of inputs that are to be padded to the length of their key; 0 when they have the key's
+        own dimensions.
     """
 
     inputs: Sequence[Array]
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """The compatibility key: requests with equal keys can be one batch.
 
-    inputs: name, datatype and non-batch dimensions of each. outputs: the names asked for, in order.
+    inputs: name, datatype and non-batch dimensions of each, as the model is run: a padded length in
+    place of a request's own. outputs: the names asked for, in order.
     bfloat16: whether any of these tensors is BF16, which takes a slower way through ONNX Runtime.
     """
 
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[str, ...]
     bfloat16: bool = False
+
+
+class Session(Protocol):
+    """What is asked of an ONNX Runtime session."""
+
+    def run(self, outputs: list[str], feeds: dict[str, Array], options: Any = None) -> Any: ...
+
+    def run_with_ort_values(
+        self, outputs: list[str], feeds: dict[str, Any], options: Any = None
+    ) -> Any: ...
 
 
 Job = tuple[Batch, Callable[[Completion], None]]
@@ -60,7 +75,8 @@ class OnnxExecutor:
     """One instance of a model: a thread that runs one batch at a time.
 
     A session with one intra-op thread may be shared by several executors: ONNX Runtime runs it on
-    the calling thread, and the weights are in memory once.
+    the calling thread, and the weights are in memory once. `padding` is how payloads that are
+    shorter than their key are padded.
     """
 
     def __init__(
@@ -68,14 +84,16 @@ class OnnxExecutor:
         name: str,
         kind: str,
         team: int,
-        session: ort.InferenceSession,
+        session: Session,
         loop: asyncio.AbstractEventLoop,
+        padding: Padding | None = None,
     ) -> None:
         self.name = name
         self.kind = kind
         self.team = team
         self._session = session
         self._loop = loop
+        self._padding = padding
         self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
@@ -106,22 +124,39 @@ class OnnxExecutor:
                 return
 
     def _run(self, batch: Batch, options: ort.RunOptions) -> Completion:
+        while True:
+            try:
+                return self._attempt(batch, options)
+            except Exception as error:  # noqa: BLE001 (whatever the model raises is the answer)
+                if len(batch.requests) > 1 or self._padding_of(batch) is None:
+                    return Completion(error=error)
+                # The length it was padded to may be at fault. It runs as it came, as the scheduler
+                # has the members of a failed batch run.
+                batch.requests[0].solo = True
+
+    def _attempt(self, batch: Batch, options: ort.RunOptions) -> Completion:
         key = batch.key
         assert isinstance(key, Key)
-        try:
-            began = time.perf_counter()
-            feeds = self._gather(key, batch)
-            gathered = time.perf_counter()
-            outputs = run_session(self._session, key, feeds, options)
-            ran = time.perf_counter()
-            results = _scatter(key, batch, outputs)
-            ended = time.perf_counter()
-        except Exception as error:  # noqa: BLE001 (whatever the model raises is its batch's answer)
-            return Completion(error=error)
+        began = time.perf_counter()
+        padding = self._padding_of(batch)
+        feeds = self._gather(key, batch, padding)
+        gathered = time.perf_counter()
+        outputs = run_session(self._session, key, feeds, options)
+        ran = time.perf_counter()
+        results = _scatter(key, batch, outputs, padding)
+        ended = time.perf_counter()
         return Completion(results, None, gathered - began, ran - gathered, ended - ran)
 
-    def _gather(self, key: Key, batch: Batch) -> list[Array]:
+    def _padding_of(self, batch: Batch) -> Padding | None:
+        """How to pad `batch`; None when all members fit its key, or run alone by their own wish."""
+        if self._padding is None or batch.requests[0].solo:
+            return None
+        return self._padding if any(r.payload.length for r in batch.requests) else None
+
+    def _gather(self, key: Key, batch: Batch, padding: Padding | None) -> list[Array]:
         payloads: list[Payload] = [request.payload for request in batch.requests]
+        if padding is not None:
+            return self._gather_padded(key, batch, padding)
         if len(payloads) == 1:
             # ONNX Runtime reads the array where it lies.
             return list(payloads[0].inputs)
@@ -133,6 +168,19 @@ class OnnxExecutor:
                 continue
             buffer = self._buffers.get((name, key.inputs), arrays[0], batch.rows)
             feeds.append(np.concatenate(arrays, out=buffer))
+        return feeds
+
+    def _gather_padded(self, key: Key, batch: Batch, padding: Padding) -> list[Array]:
+        feeds = []
+        for index, (name, _, dims) in enumerate(key.inputs):
+            arrays = [request.payload.inputs[index] for request in batch.requests]
+            like = np.empty((0, *dims), arrays[0].dtype)
+            buffer = self._buffers.get((name, key.inputs), like, batch.rows)
+            at = 0
+            for array in arrays:
+                padding.fill(name, buffer[at : at + len(array)], array)
+                at += len(array)
+            feeds.append(buffer)
         return feeds
 
 
@@ -154,7 +202,7 @@ class _Buffers:
 
 
 def run_session(
-    session: ort.InferenceSession,
+    session: Session,
     key: Key,
     feeds: Sequence[Array],
     options: ort.RunOptions | None = None,
@@ -191,21 +239,32 @@ def _to_numpy(value: Any) -> Array:
     return np.array(bits, np.uint16).reshape(shape)
 
 
-def _scatter(key: Key, batch: Batch, outputs: list[Array]) -> list[list[Array]]:
-    """The members' shares of the outputs, as views.
+def _scatter(
+    key: Key, batch: Batch, outputs: list[Array], padding: Padding | None
+) -> list[list[Array]]:
+    """The members' shares of the outputs, as views; cut to their lengths where `padding` is given.
 
-    Raises ValueError when an output does not follow the batch: its rows cannot be told apart.
+    Raises ValueError when an output does not follow the batch, or not the length: its rows cannot
+    be told apart.
     """
-    if len(batch.requests) == 1:
+    if len(batch.requests) == 1 and padding is None:
         return [outputs]
     for name, output in zip(key.outputs, outputs, strict=True):
         if output.ndim == 0 or len(output) != batch.rows:
             raise ValueError(
                 f"output '{name}' has shape {list(output.shape)} for a batch of {batch.rows} rows"
             )
+    longest = padding.length(key.inputs) if padding is not None else 0
     shares = []
     at = 0
     for request in batch.requests:
-        shares.append([output[at : at + request.rows] for output in outputs])
+        share = [output[at : at + request.rows] for output in outputs]
+        length = request.payload.length
+        if padding is not None and length:
+            share = [
+                padding.cut(name, output, length, longest)
+                for name, output in zip(key.outputs, share, strict=True)
+            ]
+        shares.append(share)
         at += request.rows
     return shares

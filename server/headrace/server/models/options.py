@@ -74,7 +74,8 @@ class ModelOptions:
     max_batch_size: rows; 0 turns batching off. instances: executors. cpu_helpers: executors on the
     CPU beside those on CUDA. timeout: seconds a request may wait when it brings no deadline of its
     own; override_timeout lets a caller's be shorter.
-    preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes.
+    preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes. padding:
+    whether requests of unequal length may be padded to one, where that is found to be safe.
     not_honoured: keys that were set and have no effect here.
     """
 
@@ -96,6 +97,7 @@ class ModelOptions:
     max_delay: float | None = None
     default_priority: int | None = None
     priority_levels: int = 0
+    padding: bool = True
     not_honoured: tuple[str, ...] = ()
     source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
 
@@ -118,6 +120,7 @@ class _Toml(BaseModel):
     max_queued_requests: int | None = Field(default=None, ge=1)
     preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     max_delay: float | None = Field(default=None, ge=0)
+    padding: Literal["auto", "off"] = "auto"
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:
@@ -157,7 +160,7 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
     _check_inside("filename", values.filename)
-    given = values.model_dump(exclude={"versions"})
+    given = values.model_dump(exclude={"versions"}) | {"padding": values.padding == "auto"}
     if values.versions == "all":
         given["versions"] = VersionPolicy(latest=None)
     elif values.versions is not None:

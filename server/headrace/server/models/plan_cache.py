@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 from headrace.server.executors.cpus import usable_cpus
 from headrace.server.models.plan import Layout, Measured, Plan, choose
+from headrace.server.models.probe import Recipe
 from headrace.server.models.profile import Profile, profile_key
 from headrace.server.models.spec import ModelSpec
 
@@ -132,7 +133,7 @@ def _write(measured: Measured) -> dict[str, Any]:
         "instances": measured.layout.instances,
         "alone": measured.alone,
         "rate": measured.rate,
-        "variable": costs.variable,
+        "recipe": [costs.recipe.variable, costs.recipe.integers],
         "runs": costs.runs,
     }
 
@@ -140,6 +141,10 @@ def _write(measured: Measured) -> dict[str, Any]:
 def _read(entry: Mapping[str, Any], spec: ModelSpec, main: Layout) -> Measured:
     session = replace(main.session, intra_op_threads=int(entry["threads"]))
     runs = tuple((int(rows), float(seconds)) for rows, seconds in entry["runs"])
-    costs = replace(profile_key(spec, int(entry["variable"])), runs=runs) if runs else Profile()
+    costs = (
+        replace(profile_key(spec, Recipe(*map(int, entry["recipe"]))), runs=runs)
+        if runs
+        else Profile()
+    )
     layout = Layout(session, int(entry["instances"]))
     return Measured(layout, float(entry["alone"]), float(entry["rate"]), costs)

@@ -25,8 +25,9 @@ import numpy as np
 import onnxruntime as ort
 
 from headrace.batcher.state import Device
-from headrace.server.executors.onnx import run_session
-from headrace.server.executors.session import open_session
+from headrace.server.executors.fixed_rows import FixedRows
+from headrace.server.executors.onnx import Session, run_session
+from headrace.server.executors.session import SessionOptions, open_session
 from headrace.server.models import plan_cache
 from headrace.server.models.options import ModelOptions
 from headrace.server.models.plan import (
@@ -58,67 +59,77 @@ _SHORTEST_ROUND, _LONGEST_ROUND = 0.05, 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """The model that a plan is for. `first` is a session for the main layout to begin with."""
+
+    spec: ModelSpec
+    path: pathlib.Path
+    first: Session
+
+    def open(self, options: SessionOptions) -> Session:
+        """One more session. Raises LoadFailed."""
+        return open_rows(self.spec, open_session(self.path, options))
+
+
+def open_rows(spec: ModelSpec, session: ort.InferenceSession) -> Session:
+    """`session` as one that takes any number of rows, where the graph fixes it."""
+    opened: Session = session
+    return FixedRows(session, spec.fixed_rows) if spec.batched and spec.fixed_rows else opened
+
+
+@dataclass(frozen=True, slots=True)
 class Planner:
     """Finds plans. `cache` is None where none are kept; `device` is what models run on."""
 
     cache: PlanCache | None
     device: Device
 
-    def complete(
-        self,
-        plan: Plan,
-        options: ModelOptions,
-        spec: ModelSpec,
-        path: pathlib.Path,
-        first: ort.InferenceSession,
-    ) -> Plan:
+    def complete(self, plan: Plan, options: ModelOptions, subject: Subject) -> Plan:
         """`plan` with what it was measured to do, and with other layouts where that suggests them.
 
-        `first` is a session of its main layout. Blocks for seconds where nothing is known yet.
-        Raises LoadFailed when a session cannot be opened.
+        Blocks for seconds where nothing is known yet. Raises LoadFailed when a session cannot be
+        opened.
         """
         if not is_open(options, plan):
-            return replace(plan, measured=tuple(_profiles(plan, spec, path, first)))
+            return replace(plan, measured=tuple(_profiles(plan, subject)))
         if self.device.running:
             # A measurement beside live traffic would disturb it, and be wrong.
             plan = replace(plan, origin="not measured: other models were busy")
-            return replace(plan, measured=tuple(_profiles(plan, spec, path, first)))
+            return replace(plan, measured=tuple(_profiles(plan, subject)))
         if self.cache is None:
-            return measure(spec, path, first, plan)
-        digest = plan_cache.digest(path)
-        kept = self.cache.load(digest, spec, plan)
+            return measure(subject, plan)
+        digest = plan_cache.digest(subject.path)
+        kept = self.cache.load(digest, subject.spec, plan)
         if kept is not None:
             return kept
-        plan = measure(spec, path, first, plan)
+        plan = measure(subject, plan)
         if plan.origin != DISTURBED:
-            self.cache.store(digest, spec, plan)
+            self.cache.store(digest, subject.spec, plan)
         return plan
 
 
-def _profiles(
-    plan: Plan, spec: ModelSpec, path: pathlib.Path, first: ort.InferenceSession
-) -> Iterator[Measured]:
+def _profiles(plan: Plan, subject: Subject) -> Iterator[Measured]:
     """What one executor of each layout in force costs."""
     for _, layout in plan.layouts:
-        session = first if layout is plan.main else open_session(path, layout.session)
-        yield _unmeasured(layout, profile(spec, session))
+        session = subject.first if layout is plan.main else subject.open(layout.session)
+        yield _unmeasured(layout, profile(subject.spec, session))
 
 
-def measure(spec: ModelSpec, path: pathlib.Path, first: ort.InferenceSession, plan: Plan) -> Plan:
-    """The plan that measuring suggests, in place of `plan`, whose main layout's session is `first`.
+def measure(subject: Subject, plan: Plan) -> Plan:
+    """The plan that measuring suggests, in place of `plan`.
 
     Blocks for seconds. Raises LoadFailed when a session cannot be opened.
     """
-    began = time.perf_counter()
+    spec, first, began = subject.spec, subject.first, time.perf_counter()
     base = profile(spec, first)
     alone = _alone(base)
-    if base.key is None or alone < _WORTH_DIVIDING or path.stat().st_size > _LARGEST_TWICE:
+    if base.key is None or alone < _WORTH_DIVIDING or subject.path.stat().st_size > _LARGEST_TWICE:
         return replace(plan, origin="not measured", measured=(_unmeasured(plan.main, base),))
     tried = [(plan.main, [first] * plan.main.instances, base)]
     for layout in candidates(plan.main.session)[1:]:
         if time.perf_counter() - began > BUDGET:
             break
-        sessions = [open_session(path, layout.session) for _ in range(layout.instances)]
+        sessions = [subject.open(layout.session) for _ in range(layout.instances)]
         tried.append((layout, sessions, profile(spec, sessions[0])))
     lone: list[list[float]] = [[] for _ in tried]
     rates: list[list[float]] = [[] for _ in tried]
@@ -148,10 +159,10 @@ def _alone(costs: Profile) -> float:
     return float(np.median([s for rows, s in costs.runs if rows == 1] or [np.inf]))
 
 
-def _lone(spec: ModelSpec, session: ort.InferenceSession, costs: Profile) -> float:
+def _lone(spec: ModelSpec, session: Session, costs: Profile) -> float:
     """Seconds of one row with nothing beside it."""
     assert costs.key is not None
-    arrays = synthetic_rows(spec, 1, costs.variable)
+    arrays = synthetic_rows(spec, 1, costs.recipe)
     taken: list[float] = []
     while sum(taken) < _SHORTEST_ROUND and len(taken) < _LONE_RUNS:
         began = time.perf_counter()
@@ -160,19 +171,17 @@ def _lone(spec: ModelSpec, session: ort.InferenceSession, costs: Profile) -> flo
     return min(taken)
 
 
-def _saturated(
-    spec: ModelSpec, sessions: Sequence[ort.InferenceSession], costs: Profile
-) -> tuple[float, float]:
+def _saturated(spec: ModelSpec, sessions: Sequence[Session], costs: Profile) -> tuple[float, float]:
     """Rows a second with a thread for each of `sessions`, in batches of the best measured size, and
     the processors that this used."""
     key = costs.key
     assert key is not None
     rows, seconds = max(costs.runs, key=lambda run: run[0] / run[1])
-    arrays = synthetic_rows(spec, rows, costs.variable)
+    arrays = synthetic_rows(spec, rows, costs.recipe)
     done: list[int] = []
     stop = time.perf_counter() + min(max(_SHORTEST_ROUND, 5 * seconds), _LONGEST_ROUND)
 
-    def work(session: ort.InferenceSession) -> None:
+    def work(session: Session) -> None:
         run_session(session, key, arrays)
         done.append(rows)
         while time.perf_counter() < stop:

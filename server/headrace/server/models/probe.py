@@ -8,14 +8,14 @@ together; only when every output follows the batch and agrees is the model batch
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from headrace.inference.tensors import DATATYPES, Array
-from headrace.server.executors.onnx import run_session
+from headrace.server.executors.onnx import Session, run_session
 from headrace.server.models.spec import ModelSpec, TensorSpec
 
 ROWS = 3
@@ -24,6 +24,8 @@ ROWS = 3
 TOLERANCE = {"FP16": 2e-2, "BF16": 5e-2, "FP32": 1e-3, "FP64": 1e-6}
 # Sizes tried for dimensions that vary, until the model accepts one.
 VARIABLE = (8, 32, 64, 1, 256)
+# Integers are often indices, of many things or of two. They are drawn below these.
+INTEGERS = (10, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +40,114 @@ class Verdict:
     deviation: float = math.nan
 
 
-def probe(spec: ModelSpec, session: ort.InferenceSession) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to make synthetic inputs: the size of open dimensions, and the bound of integers."""
+
+    variable: int = VARIABLE[0]
+    integers: int = INTEGERS[0]
+
+
+def recipes(spec: ModelSpec) -> Iterator[Recipe]:
+    """The recipes worth trying on `spec`'s model, until it accepts one."""
+    required = [tensor for tensor in spec.inputs if not tensor.optional]
+    has_open = any(-1 in _inner(tensor) for tensor in required)
+    has_integers = any(tensor.datatype.startswith(("INT", "UINT")) for tensor in required)
+    for variable in VARIABLE if has_open else VARIABLE[:1]:
+        for integers in INTEGERS if has_integers else INTEGERS[:1]:
+            yield Recipe(variable, integers)
+
+
+def probe(spec: ModelSpec, session: Session) -> Verdict:
     """Whether batching `spec`'s model leaves its answers alone.
 
     A model that refuses every synthetic input cannot be judged, and is not to be batched either.
     """
     error: Exception | None = None
-    for variable in VARIABLE:
+    for recipe in recipes(spec):
         try:
-            return _compare(spec, session, variable)
+            return _compare(spec, session, recipe)
         except Exception as caught:  # noqa: BLE001 (ONNX Runtime's exceptions share no base class)
             error = caught
-            if not any(-1 in tensor.shape[1:] for tensor in spec.inputs):
-                break
     return Verdict(f"synthetic inputs were refused, so batching could not be checked: {error}")
 
 
-def _compare(spec: ModelSpec, session: ort.InferenceSession, variable: int) -> Verdict:
+def _compare(spec: ModelSpec, session: Session, recipe: Recipe) -> Verdict:
     rng = np.random.default_rng(0)
     inputs = [tensor for tensor in spec.inputs if not tensor.optional]
-    together = [synthetic(tensor, ROWS, variable, rng) for tensor in inputs]
+    together = [synthetic(tensor, ROWS, recipe, rng) for tensor in inputs]
     key = spec.key(inputs, together, tuple(tensor.name for tensor in spec.outputs))
     batch = run_session(session, key, together)
-    worst = 0.0
+    verdict = Verdict()
     for row in range(ROWS):
         alone = run_session(session, key, [array[row : row + 1] for array in together])
         for tensor, expected, joint in zip(spec.outputs, alone, batch, strict=True):
             if joint.ndim == 0 or len(joint) != ROWS or len(expected) != 1:
                 return Verdict(f"output '{tensor.name}' does not follow the batch")
-            deviation = _deviation(tensor, expected, joint[row : row + 1])
-            worst = max(worst, deviation)
-            if deviation > TOLERANCE.get(tensor.datatype, 0.0):
-                return Verdict(
-                    f"output '{tensor.name}' of a row depends on the rows beside it: alone and in "
-                    f"a batch it differs by {deviation:.2g} of the largest value",
-                    deviation,
-                )
+        verdict = _agreement(spec, verdict, alone, [joint[row : row + 1] for joint in batch])
+        if verdict.reason:
+            break
+    return verdict
+
+
+def probe_fixed(spec: ModelSpec, session: Session) -> Verdict:
+    """Whether the rows of a model that takes `spec.fixed_rows` at a time are independent.
+
+    Then fewer may be sent, and those of several callers together. Asked by changing all rows but
+    one, and by moving the rows round.
+    """
+    opened = spec.with_open_rows()
+    error: Exception | None = None
+    for recipe in recipes(opened):
+        try:
+            return _compare_fixed(opened, session, recipe)
+        except Exception as caught:  # noqa: BLE001 (ONNX Runtime's exceptions share no base class)
+            error = caught
+    return Verdict(f"synthetic inputs were refused, so batching could not be checked: {error}")
+
+
+def _compare_fixed(spec: ModelSpec, session: Session, recipe: Recipe) -> Verdict:
+    rng, rows = np.random.default_rng(0), spec.fixed_rows
+    inputs = [tensor for tensor in spec.inputs if not tensor.optional]
+    given = [synthetic(tensor, rows, recipe, rng) for tensor in inputs]
+    key = spec.key(inputs, given, tuple(tensor.name for tensor in spec.outputs))
+    answer = run_session(session, key, given)
+    moved = run_session(session, key, [np.roll(array, 1, axis=0) for array in given])
+    verdict = Verdict()
+    for row in range(rows):
+        here = [array[row : row + 1] for array in answer]
+        there = [array[(row + 1) % rows :][:1] for array in moved]
+        verdict = _agreement(spec, verdict, here, there)
+    for row in sorted({0, rows // 2, rows - 1}):
+        others = [synthetic(tensor, rows, recipe, rng) for tensor in inputs]
+        for array, kept in zip(others, given, strict=True):
+            array[row] = kept[row]
+        changed = run_session(session, key, others)
+        here, there = ([a[row : row + 1] for a in arrays] for arrays in (answer, changed))
+        verdict = _agreement(spec, verdict, here, there)
+    return verdict
+
+
+def _agreement(
+    spec: ModelSpec, so_far: Verdict, expected: Sequence[Array], actual: Sequence[Array]
+) -> Verdict:
+    """`so_far`, and whether the outputs of one row agree, alone or in different company."""
+    worst = 0.0 if math.isnan(so_far.deviation) else so_far.deviation
+    if so_far.reason:
+        return so_far
+    for tensor, one, other in zip(spec.outputs, expected, actual, strict=True):
+        deviation = deviation_of(tensor, one, other)
+        worst = max(worst, deviation)
+        if deviation > TOLERANCE.get(tensor.datatype, 0.0):
+            return Verdict(
+                f"output '{tensor.name}' of a row depends on the rows beside it: it differs by "
+                f"{deviation:.2g} of the largest value",
+                deviation,
+            )
     return Verdict(deviation=worst)
 
 
-def _deviation(tensor: TensorSpec, alone: Array, together: Array) -> float:
+def deviation_of(tensor: TensorSpec, alone: Array, together: Array) -> float:
     """The largest difference, as a share of the largest value; infinite for another shape."""
     if alone.shape != together.shape:
         return math.inf
@@ -99,13 +169,13 @@ def _floats(tensor: TensorSpec, array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def synthetic(spec: TensorSpec, rows: int, variable: int, rng: np.random.Generator) -> Array:
-    """An array that fits `spec`'s graph: `rows` rows, and `variable` for each other open dimension.
+def synthetic(spec: TensorSpec, rows: int, recipe: Recipe, rng: np.random.Generator) -> Array:
+    """An array that fits `spec`'s graph: `rows` rows, and the recipe's size for open dimensions.
 
-    Floats are standard normal. Integers are 0..9: often they are indices.
+    Floats are standard normal, integers below the recipe's bound. A mask is all ones: what it hides
+    would not be looked at.
     """
-    inner = spec.shape[1:] if spec.model_shape is None else spec.model_shape
-    shape = [rows, *(variable if dim == -1 else dim for dim in inner)]
+    shape = [rows, *(recipe.variable if dim == -1 else dim for dim in _inner(spec))]
     if spec.datatype == "BYTES":
         texts = np.array([str(number) for number in rng.integers(0, 10, int(np.prod(shape)))])
         return texts.astype(object).reshape(shape)
@@ -114,8 +184,21 @@ def synthetic(spec: TensorSpec, rows: int, variable: int, rng: np.random.Generat
         bits: Array = normal.astype("<f4").view("<u4") >> 16
         return bits.astype("<u2")
     dtype: Any = DATATYPES[spec.datatype].numpy
+    if is_mask(spec):
+        ones: Array = np.ones(shape, dtype)
+        return ones
     if dtype.kind == "f":
         floats: Array = normal.astype(dtype)
         return floats
-    whole: Array = rng.integers(0, 2 if dtype.kind == "b" else 10, shape).astype(dtype)
+    whole: Array = rng.integers(0, 2 if dtype.kind == "b" else recipe.integers, shape).astype(dtype)
     return whole
+
+
+def is_mask(spec: TensorSpec) -> bool:
+    """Whether an input tells which part of the others is to be looked at, by its name."""
+    return "mask" in spec.name.lower() and spec.datatype not in ("BYTES", "BF16")
+
+
+def _inner(spec: TensorSpec) -> Sequence[int]:
+    """The dimensions inside a row, as the graph wants them."""
+    return spec.shape[1:] if spec.model_shape is None else spec.model_shape

@@ -260,6 +260,10 @@ def _log_loaded(entry: Entry) -> None:
         if spec.batched
         else f"unbatched, because {spec.unbatched_because}"
     )
+    if model.padding.padding is not None:
+        how += f", unequal lengths padded by {model.padding.padding.mode.value}"
+    elif model.padding.reason:
+        how += f", unequal lengths kept apart, because {model.padding.reason}"
     _log.info(
         "model %s version %s serves with %s, %s",
         spec.name,

@@ -17,13 +17,15 @@ from headrace.batcher.policy import Policy
 from headrace.batcher.runner import Runner
 from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.onnx import OnnxExecutor
+from headrace.server.executors.onnx import OnnxExecutor, Session
 from headrace.server.executors.session import Provider, SessionOptions, open_session
+from headrace.server.models.lengths import Lengths
 from headrace.server.models.options import ModelOptions
+from headrace.server.models.padding import PaddingVerdict, probe_padding
 from headrace.server.models.plan import Layout, Plan, configured
 from headrace.server.models.plan_cache import PlanCache
-from headrace.server.models.planner import Planner
-from headrace.server.models.probe import Verdict, probe
+from headrace.server.models.planner import Planner, Subject, open_rows
+from headrace.server.models.probe import Verdict, probe, probe_fixed
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
 
@@ -58,8 +60,9 @@ class Opened:
 
     spec: ModelSpec
     plan: Plan
-    sessions: Sequence[Sequence[ort.InferenceSession]]
+    sessions: Sequence[Sequence[Session]]
     verdict: Verdict
+    padding: PaddingVerdict
     labels: Mapping[str, Sequence[str]]
 
 
@@ -71,6 +74,7 @@ class ServedModel:
         self.options = options
         self.plan = opened.plan
         self.verdict = opened.verdict
+        self.padding = opened.padding
         self.labels = opened.labels
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
@@ -84,6 +88,12 @@ class ServedModel:
             self._executors, make_policy(options), limits, time.monotonic, self.statistics, device
         )
         self.costs = self._learn()
+        self.lengths: Lengths | None = None
+        if opened.padding.padding is not None:
+            first = self._executors[0].name
+            self.lengths = Lengths(
+                opened.padding.padding, self.runner.state, first, self.statistics
+            )
 
     def __repr__(self) -> str:
         return f"<ServedModel: {self.spec.name} version {self.spec.version}, {self.runner!r}>"
@@ -121,7 +131,7 @@ def _executors(opened: Opened) -> Iterator[OnnxExecutor]:
         between = "-" if layout.kind[-1].isdigit() else ""
         for number, session in enumerate(sessions):
             name = f"{spec.name}/{spec.version}/{layout.kind}{between}{number}"
-            yield OnnxExecutor(name, layout.kind, team, session, loop)
+            yield OnnxExecutor(name, layout.kind, team, session, loop, opened.padding.padding)
 
 
 async def load(
@@ -142,24 +152,39 @@ def examine(
     plan = configured(options, host.provider)
     first = open_session(path, plan.main.session)
     spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.main.session.provider])
-    verdict = probe(spec, first) if spec.batched and spec.max_batch_size > 1 else Verdict()
-    if verdict.reason:
-        spec = spec.unbatched(verdict.reason)
+    spec, verdict = _check_rows(spec, first)
+    subject = Subject(spec, path, open_rows(spec, first))
+    padding = _check_lengths(spec, subject.first, options)
     labels = _read_labels(path, options)
     opened_as = plan.main.session
-    plan = Planner(host.cache, host.device).complete(plan, options, spec, path, first)
-    sessions = [_open(layout, path, first, opened_as) for _, layout in plan.layouts]
-    return Opened(spec, plan, sessions, verdict, labels)
+    plan = Planner(host.cache, host.device).complete(plan, options, subject)
+    sessions = [_open(layout, subject, opened_as) for _, layout in plan.layouts]
+    return Opened(spec, plan, sessions, verdict, padding, labels)
 
 
-def _open(
-    layout: Layout, path: pathlib.Path, first: ort.InferenceSession, opened: SessionOptions
-) -> list[ort.InferenceSession]:
-    """A session for each executor of `layout`; `first`, which was opened as `opened`, is used."""
-    sessions = [first] if layout.session == opened else []
+def _open(layout: Layout, subject: Subject, opened: SessionOptions) -> list[Session]:
+    """A session for each executor of `layout`; the first, which was opened as `opened`, is used."""
+    sessions = [subject.first] if layout.session == opened else []
     while len(sessions) < (1 if layout.shares_session else layout.instances):
-        sessions.append(open_session(path, layout.session))
+        sessions.append(subject.open(layout.session))
     return sessions * layout.instances if layout.shares_session else sessions
+
+
+def _check_rows(spec: ModelSpec, session: ort.InferenceSession) -> tuple[ModelSpec, Verdict]:
+    """The contract that the model itself bears out, and what was seen of it."""
+    if spec.fixed_rows:
+        verdict = probe_fixed(spec, session)
+        if verdict.reason:
+            return spec.unbatched(f"{spec.unbatched_because}, and {verdict.reason}"), verdict
+        return spec.with_open_rows(), verdict
+    verdict = probe(spec, session) if spec.batched and spec.max_batch_size > 1 else Verdict()
+    return spec.unbatched(verdict.reason) if verdict.reason else spec, verdict
+
+
+def _check_lengths(spec: ModelSpec, session: Session, options: ModelOptions) -> PaddingVerdict:
+    if not options.padding:
+        return PaddingVerdict(reason='the configuration says padding = "off"')
+    return probe_padding(spec, session)
 
 
 def _read_labels(path: pathlib.Path, options: ModelOptions) -> dict[str, list[str]]:

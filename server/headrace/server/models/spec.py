@@ -17,6 +17,9 @@ from headrace.server.models.options import ModelOptions, TensorDeclaration
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 
+# Beyond this, a fixed first dimension is hardly a batch, and a lone row would cost too much.
+_MOST_FIXED_ROWS = 64
+
 _ONNX_TYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -61,6 +64,8 @@ class ModelSpec:
     batched: whether requests may share a run, along the first dimension. If not, unbatched_because
     says why. max_batch_size: rows that may share one. row_limit: the most rows of one request, None
     when only memory limits it. has_bfloat16: whether any tensor is BF16, which NumPy cannot hold.
+    fixed_rows: the first dimension of all inputs and outputs, where the graph has one number for
+    it; 0 elsewhere.
     """
 
     name: str
@@ -72,6 +77,7 @@ class ModelSpec:
     max_batch_size: int
     row_limit: int | None
     has_bfloat16: bool = False
+    fixed_rows: int = 0
 
     def key(
         self, given: Sequence[TensorSpec], arrays: Sequence[Array], outputs: tuple[str, ...]
@@ -87,6 +93,22 @@ class ModelSpec:
     def unbatched(self, reason: str) -> ModelSpec:
         """The same model, each request run alone."""
         return replace(self, batched=False, unbatched_because=reason, max_batch_size=1)
+
+    def with_open_rows(self) -> ModelSpec:
+        """A model of fixed rows, batched: callers may send any number of rows up to that."""
+        return replace(
+            self,
+            inputs=tuple(_open_first(spec) for spec in self.inputs),
+            outputs=tuple(_open_first(spec) for spec in self.outputs),
+            batched=True,
+            unbatched_because="",
+            max_batch_size=self.fixed_rows,
+            row_limit=self.fixed_rows,
+        )
+
+
+def _open_first(spec: TensorSpec) -> TensorSpec:
+    return spec if spec.optional else replace(spec, shape=(-1, *spec.shape[1:]))
 
 
 def read_spec(
@@ -128,6 +150,7 @@ def read_spec(
         (options.max_batch_size or default_max_batch) if batched else 1,
         options.max_batch_size or None if batched else None,
         "BF16" in types,
+        0 if batched or "BF16" in types else _fixed_rows(inputs, outputs, options),
     )
 
 
@@ -185,6 +208,21 @@ def _why_unbatched(
     if len(symbols) > 1:
         return f"the inputs' first dimensions have different names: {', '.join(sorted(symbols))}"
     return ""
+
+
+def _fixed_rows(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: ModelOptions
+) -> int:
+    """The number that is the first dimension of every input and output; 0 where there is none.
+
+    A configuration that declares the batch size itself is taken at its word.
+    """
+    shapes = [spec.shape for spec in (*inputs, *outputs) if not spec.optional]
+    if options.max_batch_size is not None or any(len(shape) < 2 for shape in shapes):
+        return 0
+    rows = {shape[0] for shape in shapes}
+    first = rows.pop()
+    return first if not rows and 2 <= first <= _MOST_FIXED_ROWS else 0
 
 
 def _declared(spec: TensorSpec, declared: Sequence[TensorDeclaration], batched: bool) -> TensorSpec:

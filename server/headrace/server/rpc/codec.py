@@ -202,3 +202,5 @@ def _explain(response: pb.ModelInferResponse, result: InferenceResult) -> None:
         values["headrace_expected_us"].int64_param = int(batch.expected * 1e6)
     values["headrace_reason"].string_param = batch.reason.value
     values["headrace_executor"].string_param = batch.executor
+    if result.padded_to:
+        values["headrace_padded_to"].int64_param = result.padded_to

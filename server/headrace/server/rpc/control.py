@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import grpc_service_pb2 as pb
-from headrace.inference.v2 import model_config_pb2 as config_pb
 from headrace.server.errors import InvalidInput, ModelNotFound, ModelUnavailable, Unsupported
-from headrace.server.executors.session import Provider
-from headrace.server.models.plan import Layout
 from headrace.server.models.registry import READY, Registry
 from headrace.server.models.served import ServedModel
-from headrace.server.models.spec import BACKEND, PLATFORM, TensorSpec
+from headrace.server.models.spec import PLATFORM, TensorSpec
+from headrace.server.rpc.model_config import effective_config
 from headrace.server.telemetry.statistics import Duration
 
 EXTENSIONS = (
@@ -153,63 +149,6 @@ def _metadata(tensor: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
         name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
     )
-
-
-def effective_config(model: ServedModel) -> config_pb.ModelConfig:
-    """The model's configuration as it is in force: what was given, completed by what was found."""
-    spec, plan = model.spec, model.plan
-    config = config_pb.ModelConfig()
-    config.CopyFrom(model.options.source)
-    config.name, config.platform, config.backend = spec.name, PLATFORM, BACKEND
-    config.max_batch_size = spec.max_batch_size if spec.batched else 0
-    config.default_model_filename = model.options.filename
-    if not config.HasField("version_policy"):
-        config.version_policy.latest.num_versions = 1
-    if spec.batched and config.WhichOneof("scheduling_choice") is None:
-        config.dynamic_batching.SetInParent()
-    skip = 1 if spec.batched else 0
-    given_inputs = {tensor.name: tensor for tensor in model.options.source.input}
-    given_outputs = {tensor.name: tensor for tensor in model.options.source.output}
-    del config.input[:], config.output[:], config.instance_group[:]
-    for tensor in spec.inputs:
-        declared = config.input.add()
-        if tensor.name in given_inputs:
-            declared.CopyFrom(given_inputs[tensor.name])
-        _declare(declared, tensor, 0 if tensor.optional else skip)
-        declared.optional = tensor.optional
-    for tensor in spec.outputs:
-        result = config.output.add()
-        if tensor.name in given_outputs:
-            result.CopyFrom(given_outputs[tensor.name])
-        _declare(result, tensor, skip)
-    for layout in (plan.main, plan.helpers):
-        if layout is not None:
-            _describe(config.instance_group.add(name=spec.name), layout)
-    threads = str(plan.main.session.intra_op_threads)
-    config.parameters["intra_op_thread_count"].string_value = threads
-    config.parameters["headrace_plan"].string_value = plan.in_words
-    if not math.isnan(model.verdict.deviation):
-        deviation = f"{model.verdict.deviation:.3g}"
-        config.parameters["headrace_batch_deviation"].string_value = deviation
-    if spec.unbatched_because:
-        config.parameters["headrace_unbatched_because"].string_value = spec.unbatched_because
-    return config
-
-
-def _describe(group: config_pb.ModelInstanceGroup, layout: Layout) -> None:
-    group.count = layout.instances
-    cuda = layout.session.provider is Provider.CUDA
-    group.kind = group.KIND_GPU if cuda else group.KIND_CPU
-    if cuda:
-        group.gpus.append(layout.session.device_id)
-
-
-def _declare(
-    declared: config_pb.ModelInput | config_pb.ModelOutput, tensor: TensorSpec, skip: int
-) -> None:
-    declared.name = tensor.name
-    declared.data_type = DATATYPES[tensor.datatype].config_value  # type: ignore[assignment]
-    declared.dims[:] = tensor.shape[skip:]
 
 
 def _statistics(model: ServedModel) -> pb.ModelStatistics:

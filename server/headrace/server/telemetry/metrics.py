@@ -49,6 +49,8 @@ class Metrics:
             f"Requests {wasted}",
         )
         count("headrace.wasted.rows", [self._each(_wasted_rows)], "{row}", f"Rows {wasted}")
+        padding = "Input elements of models that are padded, true and padding"
+        count("headrace.padding.elements", [self._each(_elements)], "{element}", padding)
         count("headrace.batches", [self._each(_batches)], "{batch}", "Batches by why they closed")
         count("headrace.request.time", [self._each(_times)], "s", "Time of requests by phase")
         gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
@@ -91,6 +93,12 @@ def _wasted_requests(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
 
 def _wasted_rows(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
     yield sample[2].wasted_rows, {}
+
+
+def _elements(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
+    if sample[2].true_elements:
+        yield sample[2].true_elements, {"kind": "true"}
+        yield sample[2].padding_elements, {"kind": "padding"}
 
 
 def _batches(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:

@@ -43,6 +43,8 @@ class ModelStatistics(Observer):
     batches by rows, `reasons` all batches by why they closed, `ended` ends without an answer by
     why. `rows` are the rows answered, `executions` the successful batches. `wasted_requests` and
     `wasted_rows` were computed for nobody: their callers had left, or their deadlines had passed.
+    `true_elements` and `padding_elements` count those of the inputs that may be padded, over
+    answered requests.
     """
 
     def __init__(self) -> None:
@@ -59,6 +61,8 @@ class ModelStatistics(Observer):
         self.executions = 0
         self.wasted_requests = 0
         self.wasted_rows = 0
+        self.true_elements = 0
+        self.padding_elements = 0
         self.last_inference_ms = 0
 
     def rejected(self, refusal: Reject) -> None:
@@ -91,6 +95,11 @@ class ModelStatistics(Observer):
     def wasted(self, request: Request, batch: Batch, now: float) -> None:
         self.wasted_requests += 1
         self.wasted_rows += request.rows
+
+    def padded(self, true_elements: int, padding_elements: int) -> None:
+        """Counts the elements of one answered request that might have been, or was, padded."""
+        self.true_elements += true_elements
+        self.padding_elements += padding_elements
 
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
         self.success.add(now - request.arrival)
