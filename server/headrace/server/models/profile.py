@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
+from headrace.batcher.cost import sizes_to_profile
 from headrace.server.executors.onnx import Key, run_session
 from headrace.server.models.probe import VARIABLE, synthetic
 from headrace.server.models.spec import ModelSpec
@@ -16,8 +17,8 @@ from headrace.server.models.spec import ModelSpec
 # Seconds that may be spent on one model; a run that has begun is finished.
 BUDGET = 0.5
 _RUNS_OF_EACH = 3
-# Larger batches are not tried once two in a row cost so much more for a row than the best did.
-_NO_LONGER_PAYS = 1.15
+# Larger batches are not tried once so many in a row cost so much more for a row than the best did.
+_MISSES, _NO_LONGER_PAYS = 2, 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Profile:
 
 
 def profile(spec: ModelSpec, session: ort.InferenceSession, budget: float = BUDGET) -> Profile:
-    """Runs synthetic batches of 1, 2, 4, ... rows within `budget` seconds."""
+    """Runs synthetic batches of 1, 2, 4, ... and then 3, 5, 9, ... rows for `budget` seconds."""
     inputs = [tensor for tensor in spec.inputs if not tensor.optional]
     outputs = tuple(tensor.name for tensor in spec.outputs)
     rng = np.random.default_rng(0)
@@ -53,8 +54,10 @@ def _measure(
     inputs = [tensor for tensor in spec.inputs if not tensor.optional]
     stop = time.perf_counter() + budget
     runs: list[tuple[int, float]] = []
-    best, misses, rows = float("inf"), 0, 1
-    while rows <= spec.max_batch_size and misses < 2:
+    best, misses, longest = float("inf"), 0, 0
+    for rows in sizes_to_profile(spec.max_batch_size):
+        if misses == _MISSES and rows > longest:
+            continue
         arrays = [synthetic(tensor, rows, variable, rng) for tensor in inputs]
         taken = []
         for _ in range(_RUNS_OF_EACH):
@@ -65,9 +68,10 @@ def _measure(
                 break
         # The first run of a size also makes room for it.
         runs += [(rows, seconds) for seconds in taken[1:] or taken]
-        misses = misses + 1 if min(taken) / rows > best * _NO_LONGER_PAYS else 0
-        best = min(best, min(taken) / rows)
         if time.perf_counter() > stop:
             break
-        rows *= 2
+        if rows > longest:
+            misses = misses + 1 if min(taken) / rows > best * _NO_LONGER_PAYS else 0
+            longest = rows
+        best = min(best, min(taken) / rows)
     return runs
