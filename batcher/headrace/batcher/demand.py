@@ -10,7 +10,9 @@ from collections.abc import Hashable
 from headrace.batcher.request import Request
 
 # Arrivals are forgotten over this many seconds.
-_WINDOW = 1.0
+_WINDOW = 0.5
+# Callers who ask again at once are back within this share of t(1).
+_ECHO = 0.2
 _SMOOTHING = 0.05
 _ECHO_SMOOTHING = 0.1
 _KEPT_KEYS = 512
@@ -100,6 +102,9 @@ class Demand:
         else:
             self.patience += _SMOOTHING * (patience - self.patience)
 
+    def answered(self, now: float, rows: int, alone: float) -> None:
+        self.echo.answered(now, rows, _ECHO * alone)
+
     def rate(self, now: float) -> float:
         """Rows a second, corrected for a window that has not filled yet."""
         if math.isnan(self._began):
@@ -125,10 +130,10 @@ class Demands:
             self._of.move_to_end(request.key)
         demand.add(request.arrival, request.rows, request.deadline - request.arrival)
 
-    def answered(self, key: Hashable, now: float, rows: int, window: float) -> None:
-        """`rows` of `key` were answered; see Echo."""
+    def answered(self, key: Hashable, now: float, rows: int, alone: float) -> None:
+        """`rows` of `key` were answered, of which one alone takes `alone` seconds."""
         if key in self._of:
-            self._of[key].echo.answered(now, rows, window)
+            self._of[key].answered(now, rows, alone)
 
     def of(self, key: Hashable) -> Demand:
         """The demand for `key`; none at all for a key never seen."""

@@ -24,7 +24,6 @@ from headrace.batcher.request import (
     WakeAt,
 )
 from headrace.batcher.state import Limits, State
-from headrace.batcher.waiting import echo_window
 
 
 class Scheduler:
@@ -88,7 +87,8 @@ class Scheduler:
         row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
         table = self.state.table(batch.executor, batch.key, row_bytes)
         table.observe(batch.rows, seconds)
-        self.state.demands.answered(batch.key, now, batch.rows, echo_window(table))
+        if table.known:
+            self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
 
     def step(self, now: float) -> list[Action]:
         """Decides all there is to decide at `now`. At most one WakeAt, the last action."""

@@ -23,15 +23,8 @@ from headrace.batcher.policy import TIMER_GRAIN
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 
-# Those who ask again at once are back within this share of t(1).
-_ECHO = 0.2
 # Fewer than this share coming back may be chance.
 _LEAST_SHARE = 0.5
-
-
-def echo_window(table: CostTable) -> float:
-    """Seconds within which an answered caller who asks again at once has done so."""
-    return _ECHO * table.seconds(1) if table.known else 0.0
 
 
 def wait_until(state: State, key: Hashable, table: CostTable, rate: float, now: float) -> float:
