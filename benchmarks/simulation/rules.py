@@ -6,6 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from headrace.batcher.cost import sizes_to_profile
 from headrace.batcher.learned import Learned
 from headrace.batcher.policy import Policy
 from headrace.batcher.request import Dispatch, Request, WakeAt
@@ -15,7 +16,7 @@ from simulation.engine import Simulation
 
 # The bytes of a row that costs 1: all that the policy is told of a shape it has never seen.
 _ROW_BYTES = 1000
-_PROFILE_RUNS = 3
+_PROFILE_RUNS, _PROFILE_BUDGET = 3, 0.5
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class PolicyRule:
     """A policy of headrace.batcher, driven by its own Scheduler: the code that the server runs.
 
     `max_batch` bounds a batch's rows; None stands for as many as the table has. Before the first
-    request, sizes 1, 2, 4, ... of the first shape are run three times each, as a server does when
-    it loads a model; the rest is learned on the way.
+    request, sizes 1, 2, 4, ... and 3, 5, 9, ... of the first shape are run three times each, for
+    half a second at most, as a server does when it loads a model; the rest is learned on the way.
     """
 
     eager = True
@@ -163,13 +164,16 @@ class PolicyRule:
 
     def _profile(self) -> None:
         given, state = self._simulation.trace, self._scheduler.state
-        table, size, run = state.cost.table("device", 0, float(self._bytes[0])), 1, 0
-        while size <= state.limits.max_batch_rows:
+        table, spent, run = state.cost.table("device", 0, float(self._bytes[0])), 0.0, 0
+        for size in sizes_to_profile(state.limits.max_batch_rows):
             for _ in range(_PROFILE_RUNS):
+                if spent > _PROFILE_BUDGET:
+                    return
                 # Throws of its own, from the end: those of the simulation start from the front.
                 run += 1
-                table.observe(size, given.tables[0][size] * given.noise[-run])
-            size *= 2
+                seconds = given.tables[0][size] * given.noise[-run]
+                table.observe(size, seconds)
+                spent += seconds
 
     def arrive(self, first: int, last: int) -> None:
         simulation = self._simulation

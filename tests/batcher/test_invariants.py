@@ -187,14 +187,15 @@ class Histories(RuleBasedStateMachine):
                     assert action.request.deadline <= now
                 assert waiting.pop(action.request, None) is not None
                 self.end(action.request)
-        # Nothing is left to do at this instant: not an idle executor beside waiting work, nothing
-        # expired in a queue, and the same question has no new answer.
+        # Nothing is left to do at this instant: not an idle executor beside waiting work, unless it
+        # waits for company until a time it has said; nothing expired in a queue; and the same
+        # question has no new answer.
         if isinstance(self.policy, Fixed):
             ripe = [
                 r for r in self.requests if r.phase is Phase.QUEUED and now >= r.arrival + DELAY
             ]
             assert not (self.state.idle and ripe)
-        else:
+        elif isinstance(self.policy, WorkConserving):
             assert not (self.state.idle and self.state.queued_requests)
         assert not [r for r in self.requests if r.phase is Phase.QUEUED and r.deadline <= now]
         again = self.scheduler.step(now)
@@ -206,11 +207,20 @@ class Histories(RuleBasedStateMachine):
         assert all(time > now for time in wakes)
         deadlines = [r.deadline for r in self.requests if r.phase is Phase.QUEUED]
         first = min(deadlines, default=math.inf)
-        if not isinstance(self.policy, Fixed):
+        if isinstance(self.policy, WorkConserving):
             assert not actions or first == math.inf or wakes == [first]
+        elif isinstance(self.policy, Learned):
+            assert not actions or first == math.inf or wakes[0] <= first
+            if self.state.idle and self.state.queued_requests:
+                assert wakes[0] <= now + self.longest_run()
         elif self.state.idle and self.state.queued_requests:
             assert wakes
             assert wakes[0] <= now + DELAY
+
+    def longest_run(self) -> float:
+        """Seconds of the largest batch of what waits: a wait that saves time is shorter."""
+        tables = [self.state.table("e0", k, q.row_bytes) for k, q in self.state.queues.items()]
+        return max(table.seconds(LIMITS.max_batch_rows) for table in tables)
 
     def check_batch(self, batch: Batch, waiting: dict[Request, object], now: float) -> None:
         for request in batch.requests:

@@ -22,6 +22,7 @@ Numbers = npt.NDArray[np.float64]
 # A run that takes longer than this many times what was expected counts as this many times.
 _CLIP = 2.0
 _FEW = 8
+_SEEN = 3
 # Everything has become slower or faster when the recent runs, taken together, leave this range.
 _STEADY = (0.88, 1.14)
 _CLIP_DRIFT = 1.5
@@ -69,6 +70,11 @@ class CostTable:
         return self._plan
 
     @property
+    def guard(self) -> float:
+        """The factor that a run stays within, of what is expected, nearly always."""
+        return 1 + 2 * self.spread
+
+    @property
     def sizes(self) -> list[int]:
         """The sizes that were run."""
         return sorted(self._mean)
@@ -91,11 +97,11 @@ class CostTable:
         clipped = min(seconds, _CLIP * expected) if self.observations > _FEW else seconds
         count = self._count[rows] = self._count.get(rows, 0.0) + 1
         old = self._mean.get(rows, expected)
-        first = count == 1 and self.observations <= 4
-        gain = 1.0 if first else max(_SLOWEST_GAIN, 1 / (count + 1))
+        gain = max(_SLOWEST_GAIN, 1 / count)
         self._mean[rows] = old + gain * (clipped - old)
         self.spread += 0.03 * (min(1.0, abs(ratio - 1)) - self.spread)
-        self._follow_drift(ratio)
+        if count > _SEEN:  # else what was expected was a guess, which says nothing of drift
+            self._follow_drift(ratio)
         self._stale += 1
         # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
         due = min(max(8, self.observations // 16), 2048)
@@ -177,6 +183,16 @@ class CostTable:
         if other._mean:
             other._build()
         return other
+
+
+def sizes_to_profile(largest: int) -> list[int]:
+    """The sizes worth measuring before anything is asked for, the most telling ones first.
+
+    Powers of two show the slope. A row more than each shows the steps of a device that works in
+    tiles, where 9 rows cost what 16 do: between two powers alone they would look like a slope.
+    """
+    powers = [1 << k for k in range(largest.bit_length()) if 1 << k <= largest]
+    return powers + [power + 1 for power in powers[1:] if power < largest]
 
 
 def isotonic(values: Numbers, weights: Numbers) -> Numbers:

@@ -1,4 +1,5 @@
-"""What is asked for: how fast requests of a key arrive, and how soon they want their answers."""
+"""What is asked for: how fast requests of a key arrive, how soon they want their answers, and
+whether those who were answered ask again at once."""
 
 from __future__ import annotations
 
@@ -9,9 +10,68 @@ from collections.abc import Hashable
 from headrace.batcher.request import Request
 
 # Arrivals are forgotten over this many seconds.
-_WINDOW = 1.0
+_WINDOW = 0.5
+# Callers who ask again at once are back within this share of t(1).
+_ECHO = 0.2
 _SMOOTHING = 0.05
+_ECHO_SMOOTHING = 0.1
 _KEPT_KEYS = 512
+
+
+class Echo:
+    """Callers in a closed loop: how many of the rows just answered are asked for again at once.
+
+    `until` is when those answered last are no longer waited for, `share` how many of them usually
+    are back by then, beyond what arrives at other times. It is learned whether or not anyone waits
+    for them: from a Poisson stream it learns 0.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_arrived",
+        "_began",
+        "_quiet_rows",
+        "_quiet_seconds",
+        "share",
+        "until",
+    )
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        self.until = -math.inf
+        self._answered = self._arrived = self._began = 0.0
+        self._quiet_rows = self._quiet_seconds = 0.0
+
+    def answered(self, now: float, rows: int, window: float) -> None:
+        """`rows` were answered at `now`; those who ask again do so within `window` seconds."""
+        if now >= self.until:
+            if self._answered:
+                # Below 0 it may be by chance; cut off there, chance alone would look like callers.
+                share = min(1.0, self._back(self.until) / self._answered)
+                self.share += _ECHO_SMOOTHING * (share - self.share)
+                kept = 1 - _SMOOTHING
+                self._quiet_rows *= kept
+                self._quiet_seconds = kept * self._quiet_seconds + now - self.until
+            self._began, self._answered, self._arrived = now, 0.0, 0.0
+        self._answered += rows
+        self.until = now + window
+
+    def arrived(self, now: float, rows: int) -> None:
+        if now <= self.until:
+            self._arrived += rows
+        else:
+            self._quiet_rows += rows
+
+    def missing(self, now: float) -> float:
+        """About how many rows are still to come by `until`."""
+        if now >= self.until:
+            return 0.0
+        return self._answered - max(0.0, self._back(now))
+
+    def _back(self, now: float) -> float:
+        """Of those who were answered, about how many are back."""
+        usual = self._quiet_rows / self._quiet_seconds if self._quiet_seconds > 0 else 0.0
+        return self._arrived - usual * (now - self._began)
 
 
 class Demand:
@@ -21,10 +81,11 @@ class Demand:
     have no deadline.
     """
 
-    __slots__ = ("_began", "_last", "_level", "patience")
+    __slots__ = ("_began", "_last", "_level", "echo", "patience")
 
     def __init__(self) -> None:
         self.patience = math.inf
+        self.echo = Echo()
         self._level = 0.0
         self._began = self._last = math.nan
 
@@ -35,10 +96,14 @@ class Demand:
         now = max(now, self._last)
         self._level = self._level * math.exp((self._last - now) / _WINDOW) + rows / _WINDOW
         self._last = now
+        self.echo.arrived(now, rows)
         if math.isinf(patience) or math.isinf(self.patience):
             self.patience = patience
         else:
             self.patience += _SMOOTHING * (patience - self.patience)
+
+    def answered(self, now: float, rows: int, alone: float) -> None:
+        self.echo.answered(now, rows, _ECHO * alone)
 
     def rate(self, now: float) -> float:
         """Rows a second, corrected for a window that has not filled yet."""
@@ -64,6 +129,11 @@ class Demands:
         else:
             self._of.move_to_end(request.key)
         demand.add(request.arrival, request.rows, request.deadline - request.arrival)
+
+    def answered(self, key: Hashable, now: float, rows: int, alone: float) -> None:
+        """`rows` of `key` were answered, of which one alone takes `alone` seconds."""
+        if key in self._of:
+            self._of[key].answered(now, rows, alone)
 
     def of(self, key: Hashable) -> Demand:
         """The demand for `key`; none at all for a key never seen."""

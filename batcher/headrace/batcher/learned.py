@@ -3,8 +3,8 @@
 Theory of operation, in the order in which a decision is made:
 
 1. What no executor can still finish in time is dropped.
-2. An idle executor takes the most urgent group; it never waits for company. Where executors are
-   not alike, `placement.py` says which.
+2. An idle executor takes the most urgent group; where executors are not alike, `placement.py` says
+   which. It waits for company only where that saves more time than it costs: see `waiting.py`.
 3. The size minimises the total waiting of the queue by the learned costs (`sizing.py`), the queue
    being inflated by the load: 1/(1 - rho) of it will be there before it is empty. It is at least
    what sustains the arrival rate, and with several executors at most an equal share of what will
@@ -23,9 +23,10 @@ from itertools import islice
 from headrace.batcher.placement import place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
 from headrace.batcher.queue import Queue
-from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, Why
+from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
+from headrace.batcher.waiting import wait_until
 
 _HIGHEST_LOAD = 0.98
 
@@ -58,6 +59,9 @@ class Learned:
             # The other keys take their share of the executors' time: it is as if this one were
             # asked for as much as all of them together.
             rate = max(rate, _asked(state, executor, now) * plan.peak_rate)
+        until = wait_until(state, executor, key, rate, now)
+        if until > now:
+            return (WakeAt(min([until, *(w.time for w in wake(state))])),)
         wanted, reason = _wanted(state, executor, queue, plan, rate, now)
         if chosen.most < wanted:
             wanted, reason = chosen.most, Reason.SHARED
@@ -138,7 +142,7 @@ def _in_time(
     table = state.table(executor, key, queue.row_bytes)
     plan = table.plan
     assert plan is not None
-    guard = 1 + 2 * table.spread
+    guard = table.guard
     slack = min(request.deadline for request in islice(queue, wanted)) - now
     if plan.seconds[wanted] * guard <= slack:
         return [], wanted

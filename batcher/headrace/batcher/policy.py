@@ -9,6 +9,9 @@ from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Batch, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
 
+# Event loops round timers to so many seconds.
+TIMER_GRAIN = 0.001
+
 
 class Policy(Protocol):
     """A rule for closing batches.
@@ -20,7 +23,10 @@ class Policy(Protocol):
     1. dispatch only the head of a queue, in order, to an executor that is idle;
     2. never dispatch what has expired, and drop every request that has;
     3. keep a batch within `state.limits.max_batch_rows` unless one request alone exceeds it;
-    4. not leave an executor idle while a dispatch is due, nor wake in the past.
+    4. not leave an executor idle while a dispatch is due: where work waits beside an idle executor
+       it must say when to wake, soon and not in the past, and dispatch if nothing came by then.
+
+    Wake-ups may be early, and late by TIMER_GRAIN.
     """
 
     def decide(self, state: State, now: float) -> Sequence[Action]: ...

@@ -23,13 +23,10 @@ from headrace.batcher.errors import (
 )
 from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
-from headrace.batcher.policy import Policy
+from headrace.batcher.policy import TIMER_GRAIN, Policy
 from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits, State
-
-# Event loops round timers to whole milliseconds; a shorter one would spin.
-_TIMER_GRAIN = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +156,7 @@ class Runner:
             error = RuntimeError(f"the executor gave {received} results to {expected} requests")
             completion = Completion(error=error)
         failed = completion.error is not None
-        ended = self._scheduler.complete(batch.executor, completion.seconds, failed=failed)
+        ended = self._scheduler.complete(batch.executor, completion.seconds, failed=failed, now=now)
         self._observer.completed(batch, completion, now)
         for request in batch.requests:
             if not self._awaited(request, now):
@@ -234,7 +231,7 @@ class Runner:
             if self._timer_due <= time:
                 return
             self._timer.cancel()
-        delay = max(time - self._clock(), _TIMER_GRAIN)
+        delay = max(time - self._clock(), TIMER_GRAIN)  # a shorter one would spin
         self._timer_due = time
         self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
 

@@ -83,16 +83,18 @@ class Scheduler:
                     return batch if batch.live == 0 else None
         return None
 
-    def complete(self, executor: str, seconds: float, *, failed: bool = False) -> list[Request]:
-        """Frees `executor`, whose run took `seconds`. Returns the members that end with this run.
+    def complete(
+        self, executor: str, seconds: float, *, failed: bool = False, now: float | None = None
+    ) -> list[Request]:
+        """Frees `executor`, whose run took `seconds` and ended at `now`: as soon as it could have,
+        where that is not given. Returns the members that end with this run.
 
         Those are the members whose callers still wait, unless a batch of several has failed: then
         they wait again, each half to be run without the other, and nothing ends.
         """
         batch = self.state.finish(executor)
         if not failed:
-            row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
-            self.state.table(executor, batch.key, row_bytes).observe(batch.rows, seconds)
+            self._learn(batch, seconds, batch.started + seconds if now is None else now)
         members = [request for request in batch.requests if request.phase is Phase.RUNNING]
         if failed and len(batch.requests) > 1:
             middle = (len(members) + 1) // 2
@@ -102,6 +104,13 @@ class Scheduler:
         for request in members:
             request.phase = Phase.ENDED
         return members
+
+    def _learn(self, batch: Batch, seconds: float, now: float) -> None:
+        row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
+        table = self.state.table(batch.executor, batch.key, row_bytes)
+        table.observe(batch.rows, seconds)
+        if table.known:
+            self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
 
     def _retry(self, requests: list[Request]) -> None:
         group = object()

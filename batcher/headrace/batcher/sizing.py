@@ -23,6 +23,8 @@ _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128
 _MARGIN = 1.05
 # The last few per cent of the peak rate are noise in the costs, or very large batches.
 _NEARLY = 0.97
+# A batch that reaches this share of the peak rate saves about as much as company can.
+_EFFICIENT = 0.9
 # A smaller gain than this share of the batch's own waiting is noise in the costs; the larger batch
 # is preferred then.
 _INDIFFERENT = 0.004
@@ -47,6 +49,7 @@ class SizePlan:
         sizes = np.arange(1, self.largest + 1)
         self._rates = np.maximum.accumulate(sizes / times).tolist()
         self.peak_rate: float = self._rates[-1]
+        self.efficient = bisect_left(self._rates, _EFFICIENT * self.peak_rate) + 1
 
     def _sizes(
         self, queue: int, times: npt.NDArray[np.float64], waiting: npt.NDArray[np.float64]

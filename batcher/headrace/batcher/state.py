@@ -36,12 +36,17 @@ class Limits:
 
 
 class Device:
-    """What several runners have in common: `running` counts the batches on it at this moment."""
+    """What several runners have in common.
 
-    __slots__ = ("running",)
+    `running` counts the batches on it at this moment. `pressed`: the processors that run batches
+    are also those that bring requests here and take answers away, and have no time left.
+    """
+
+    __slots__ = ("pressed", "running")
 
     def __init__(self) -> None:
         self.running = 0
+        self.pressed = False
 
 
 class State:

@@ -18,6 +18,7 @@ from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
 from headrace.server.models.served import Host
+from headrace.server.pressure import Pressure
 from headrace.server.rpc import server as rpc
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService
@@ -56,8 +57,9 @@ class App:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigurationError when the models' paths hold no models."""
         self.settings = settings
-        host = Host(Provider(settings.provider), plan_cache(settings.cache_dir))
-        self.registry = Registry(Catalogue(settings.models), host)
+        self._host = Host(Provider(settings.provider), plan_cache(settings.cache_dir))
+        self._pressure: Pressure | None = None
+        self.registry = Registry(Catalogue(settings.models), self._host)
         self.stuck = False
         self._ready = False
         self._health = rpc.Health()
@@ -87,6 +89,7 @@ class App:
         if not self.registry.ready_models():
             reasons = [f"{entry.name}: {entry.reason}" for entry in self.registry.index()]
             raise LoadFailed("no model could be loaded: " + "; ".join(reasons))
+        self._pressure = Pressure(self._host.device)
         self._ready = True
         await self._health.ready()
         return Addresses(settings.host, grpc_port, http_port)
@@ -106,6 +109,8 @@ class App:
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
         self._metrics.close()
+        if self._pressure is not None:
+            self._pressure.close()
 
     async def _settle(self) -> None:
         """Goes on refusing until nothing comes any more.

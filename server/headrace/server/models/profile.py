@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from headrace.batcher.cost import sizes_to_profile
 from headrace.inference.tensors import Array
 from headrace.server.executors.onnx import Key, Session, run_session
 from headrace.server.models.probe import Recipe, recipes, synthetic
@@ -17,8 +18,8 @@ from headrace.server.models.spec import ModelSpec
 # Seconds that may be spent on one model; a run that has begun is finished.
 BUDGET = 0.5
 _RUNS_OF_EACH = 3
-# Larger batches are not tried once two in a row cost so much more for a row than the best did.
-_NO_LONGER_PAYS = 1.15
+# Larger batches are not tried once so many in a row cost so much more for a row than the best did.
+_MISSES, _NO_LONGER_PAYS = 2, 1.15
 _USUAL = Recipe()
 
 
@@ -36,7 +37,7 @@ class Profile:
 
 
 def profile(spec: ModelSpec, session: Session, budget: float = BUDGET) -> Profile:
-    """Runs synthetic batches of 1, 2, 4, ... rows within `budget` seconds."""
+    """Runs synthetic batches of 1, 2, 4, ... and then 3, 5, 9, ... rows for `budget` seconds."""
     for recipe in recipes(spec):
         found = profile_key(spec, recipe)
         assert found.key is not None
@@ -68,8 +69,10 @@ def _measure(
 ) -> list[tuple[int, float]]:
     stop = time.perf_counter() + budget
     runs: list[tuple[int, float]] = []
-    best, misses = float("inf"), 0
+    best, misses, longest = float("inf"), 0, 0
     for rows in _sizes(spec):
+        if misses == _MISSES and rows > longest:
+            continue
         arrays = synthetic_rows(spec, rows, recipe)
         taken = []
         for _ in range(_RUNS_OF_EACH):
@@ -80,10 +83,12 @@ def _measure(
                 break
         # The first run of a size also makes room for it.
         runs += [(rows, seconds) for seconds in taken[1:] or taken]
-        misses = misses + 1 if min(taken) / rows > best * _NO_LONGER_PAYS else 0
-        best = min(best, min(taken) / rows)
-        if time.perf_counter() > stop or misses == 2:
+        if time.perf_counter() > stop:
             break
+        if rows > longest:
+            misses = misses + 1 if min(taken) / rows > best * _NO_LONGER_PAYS else 0
+            longest = rows
+        best = min(best, min(taken) / rows)
     return runs
 
 
@@ -91,4 +96,4 @@ def _sizes(spec: ModelSpec) -> Sequence[int]:
     """The sizes to measure. Where the graph fixes the rows, all take as long as a full batch."""
     if spec.fixed_rows and spec.batched:
         return 1, spec.fixed_rows
-    return [1 << k for k in range(spec.max_batch_size.bit_length())]
+    return sizes_to_profile(spec.max_batch_size)
