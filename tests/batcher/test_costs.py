@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batcher.cost import CostModel, CostTable, isotonic
+from headrace.batcher.cost import CostModel, CostTable, isotonic, sizes_to_profile
 from headrace.batcher.sizing import SizePlan
 
 
@@ -145,3 +145,23 @@ def test_within_is_the_largest_size_that_fits() -> None:
     sizes = plan([1.0, 2.0, 3.0, 4.0])
     assert [sizes.within(t, 4) for t in (0.5, 1.0, 2.5, 99.0)] == [0, 1, 2, 4]
     assert sizes.within(99.0, 2) == 2
+
+
+def test_steps_of_a_tiled_device_are_seen_by_the_first_measurements() -> None:
+    """9 rows cost what 16 do: not a slope between 8 and 16, and no drift of everything else."""
+
+    def tiled(n: int) -> float:
+        return 0.002 * (1 << (n - 1).bit_length())
+
+    table = CostTable(32)
+    for size in sizes_to_profile(32):
+        for _ in range(3):
+            table.observe(size, tiled(size))
+    for n in (1, 4, 6, 8, 9, 12, 16, 20, 32):
+        assert table.seconds(n) == pytest.approx(tiled(n), rel=0.1), n
+
+
+def test_what_is_profiled_fits_the_largest_batch() -> None:
+    assert sizes_to_profile(1) == [1]
+    assert sizes_to_profile(8) == [1, 2, 4, 8, 3, 5]
+    assert sizes_to_profile(12) == [1, 2, 4, 8, 3, 5, 9]

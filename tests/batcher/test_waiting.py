@@ -161,15 +161,17 @@ def pressed(cost: Callable[[int], float] = pays, executors: int = 2) -> Schedule
 
 
 def test_on_a_pressed_device_small_batches_wait_for_those_who_are_usually_here() -> None:
-    sched = pressed()
+    sched = pressed(executors=1)
     submit(sched, 2, 0.0)
     (wake,) = sched.step(0.0)
     assert isinstance(wake, WakeAt)
     assert 0 < wake.time <= pays(32) * 1.05
     submit(sched, 3, 0.001)
+    sched.state.crowd = 4.0
     assert batch_of(sched.step(0.001)).rows == 5
-    submit(sched, 1, 0.002)
-    (wake,) = sched.step(0.002)
+    sched.complete("e0", pays(5))
+    submit(sched, 1, 0.02)
+    (wake,) = sched.step(0.02)
     assert isinstance(wake, WakeAt)
     assert batch_of(sched.step(wake.time)).rows == 1
 

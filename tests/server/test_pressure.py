@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
+import time
 
 import pytest
 
 from headrace.batcher.state import Device
-from headrace.server import pressure
 from headrace.server.pressure import Pressure
 
 
@@ -17,7 +16,7 @@ class Watched(Pressure):
 
     def __init__(self, file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.device, self.now, self.busy = Device(), 0.0, 0.0
-        monkeypatch.setattr(pressure.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         super().__init__(self.device)
         self._file = file
 
@@ -61,8 +60,8 @@ async def test_where_nobody_counts_nothing_is_pressed(watched: Watched) -> None:
 
 async def test_the_real_thread_is_watched() -> None:
     watch = Pressure(Device())
-    before = watch._read()
-    while watch._file.exists() and watch._read() == before:
-        await asyncio.sleep(0)
+    before, stop = watch._read(), time.thread_time() + 0.01
+    while time.thread_time() < stop:
+        pass
     assert not watch._file.exists() or watch._read() > before
     watch.close()

@@ -1,8 +1,9 @@
 """Whether the processors that bring requests have any time left.
 
 On a CPU, batches run on the same cores as the event loop and the transport. When the loop's thread
-is always running, or waiting for a core to run on, requests pile up before they reach a queue, where
-no scheduler sees them. Linux counts both times for each thread; elsewhere nothing is ever pressed.
+is always running, or waiting for a core to run on, requests pile up before they reach a queue,
+where no scheduler sees them. Linux counts both times for each thread; elsewhere nothing is ever
+pressed.
 """
 
 from __future__ import annotations
