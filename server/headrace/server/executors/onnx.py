@@ -24,6 +24,7 @@ import onnxruntime as ort
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
+from headrace.server.executors.layout import PLAIN, Layout, rows_of
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
 _KEPT_KEYS = 16
@@ -46,11 +47,13 @@ class Key:
 
     inputs: name, datatype and non-batch dimensions of each. outputs: the names asked for, in order.
     bfloat16: whether any of these tensors is BF16, which takes a slower way through ONNX Runtime.
+    layout: batch axes other than the first, and inputs that are fixed.
     """
 
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[str, ...]
     bfloat16: bool = False
+    layout: Layout = PLAIN
 
 
 Job = tuple[Batch, Callable[[Completion], None]]
@@ -122,8 +125,9 @@ class OnnxExecutor:
         feeds = []
         for index, (name, datatype, _) in enumerate(key.inputs):
             arrays = [payload.inputs[index] for payload in payloads]
-            if datatype == "BYTES":
-                feeds.append(np.concatenate(arrays))
+            axis = key.layout.axis(name)
+            if datatype == "BYTES" or axis:
+                feeds.append(np.concatenate(arrays, axis))
                 continue
             buffer = self._buffers.get((name, key.inputs), arrays[0], batch.rows)
             feeds.append(np.concatenate(arrays, out=buffer))
@@ -157,10 +161,11 @@ def run_session(
 
     Raises whatever ONNX Runtime raises.
     """
+    constants = key.layout.constants
     if not key.bfloat16:
         names = (name for name, _, _ in key.inputs)
         arrays: list[Array] = session.run(
-            list(key.outputs), dict(zip(names, feeds, strict=True)), options
+            list(key.outputs), {**dict(zip(names, feeds, strict=True)), **constants}, options
         )
         return arrays
     values = {
@@ -169,6 +174,8 @@ def run_session(
         else ort.OrtValue.ortvalue_from_numpy(array)
         for (name, datatype, _), array in zip(key.inputs, feeds, strict=True)
     }
+    for name, array in constants.items():
+        values[name] = ort.OrtValue.ortvalue_from_numpy(array)
     outputs = session.run_with_ort_values(list(key.outputs), values, options)
     return [_to_numpy(value) for value in outputs]
 
@@ -186,20 +193,24 @@ def _to_numpy(value: Any) -> Array:
 
 
 def _scatter(key: Key, batch: Batch, outputs: list[Array]) -> list[list[Array]]:
-    """The members' shares of the outputs, as views.
+    """The members' shares of the outputs, as views; copies of those that outlive the batch.
 
     Raises ValueError when an output does not follow the batch: its rows cannot be told apart.
     """
     if len(batch.requests) == 1:
         return [outputs]
-    for name, output in zip(key.outputs, outputs, strict=True):
-        if output.ndim == 0 or len(output) != batch.rows:
+    axes = [key.layout.axis(name) for name in key.outputs]
+    kept = [name in key.layout.kept for name in key.outputs]
+    for name, axis, output in zip(key.outputs, axes, outputs, strict=True):
+        if output.ndim <= axis or output.shape[axis] != batch.rows:
             raise ValueError(
                 f"output '{name}' has shape {list(output.shape)} for a batch of {batch.rows} rows"
             )
     shares = []
     at = 0
     for request in batch.requests:
-        shares.append([output[at : at + request.rows] for output in outputs])
-        at += request.rows
+        end = at + request.rows
+        views = [rows_of(output, axis, at, end) for output, axis in zip(outputs, axes, strict=True)]
+        shares.append([v.copy() if keep else v for v, keep in zip(views, kept, strict=True)])
+        at = end
     return shares

@@ -18,6 +18,7 @@ from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import model_config_pb2 as pb
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
+from headrace.server.models.states import StateDeclaration
 
 _DATATYPE_NAMES = {d.config_value: d.name for d in DATATYPES.values()}
 _THREAD_PARAMETERS = {
@@ -27,11 +28,14 @@ _THREAD_PARAMETERS = {
 _HONOURED = {
     "name", "platform", "backend", "runtime", "max_batch_size", "version_policy", "input",
     "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
+    "sequence_batching",
 }  # fmt: skip
 _HONOURED_BATCHING = {
     "preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy",
     "priority_levels", "default_priority_level",
 }  # fmt: skip
+_HONOURED_SEQUENCES = {"state", "max_sequence_idle_microseconds"}
+_HONOURED_STATE = {"input_name", "output_name", "data_type", "dims", "initial_state"}
 _HONOURED_TENSOR = {
     "name", "data_type", "dims", "reshape", "label_filename",
 }  # fmt: skip
@@ -74,6 +78,8 @@ class ModelOptions:
     max_batch_size: rows; 0 turns batching off. instances: executors. timeout: seconds a request may
     wait when it brings no deadline of its own; override_timeout lets a caller's be shorter.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes.
+    states: outputs that feed inputs of the next run. constants: inputs that are the same at every
+    run, by name. max_sequence_idle: seconds until a sequence that nobody continues is forgotten.
     not_honoured: keys that were set and have no effect here.
     """
 
@@ -95,7 +101,22 @@ class ModelOptions:
     default_priority: int | None = None
     priority_levels: int = 0
     not_honoured: tuple[str, ...] = ()
+    states: tuple[StateDeclaration, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    max_sequence_idle: float | None = None
     source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
+
+
+class _TomlState(BaseModel):
+    """One [[state]] of model.toml."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: str
+    output: str
+    batch_axis: int | None = Field(default=None, ge=0)
+    dims: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    initial: Literal["zeros"] = "zeros"
 
 
 class _Toml(BaseModel):
@@ -115,6 +136,9 @@ class _Toml(BaseModel):
     max_queued_requests: int | None = Field(default=None, ge=1)
     preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     max_delay: float | None = Field(default=None, ge=0)
+    state: list[_TomlState] = Field(default_factory=list)
+    constants: dict[str, Any] = Field(default_factory=dict)
+    max_sequence_idle: float | None = Field(default=None, gt=0)
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:
@@ -154,7 +178,11 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
     _check_inside("filename", values.filename)
-    given = values.model_dump(exclude={"versions"})
+    given = values.model_dump(exclude={"versions", "state"})
+    given["states"] = tuple(
+        StateDeclaration(state.input, state.output, state.batch_axis, state.dims)
+        for state in values.state
+    )
     if values.versions == "all":
         given["versions"] = VersionPolicy(latest=None)
     elif values.versions is not None:
@@ -194,9 +222,25 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         else None,
         default_priority=batching.default_priority_level or None,
         priority_levels=batching.priority_levels,
+        states=_states(config.sequence_batching),
+        max_sequence_idle=config.sequence_batching.max_sequence_idle_microseconds / 1e6 or None,
         not_honoured=tuple(_not_honoured(config)),
         source=config,
     )
+
+
+def _states(batching: pb.ModelSequenceBatching) -> tuple[StateDeclaration, ...]:
+    found = []
+    for state in batching.state:
+        for initial in state.initial_state:
+            if initial.data_file:
+                raise LoadFailed(
+                    "sequence_batching.state.initial_state.data_file: expected zero_data, states "
+                    f"start from zeros here, got '{initial.data_file}'"
+                )
+        dims = tuple(state.dims) if state.dims else None
+        found.append(StateDeclaration(state.input_name, state.output_name, dims=dims))
+    return tuple(found)
 
 
 def _check_numbers(config: pb.ModelConfig) -> None:
@@ -281,6 +325,10 @@ def _not_honoured(config: pb.ModelConfig) -> list[str]:
     found += _unknown(config.dynamic_batching, _HONOURED_BATCHING, "dynamic_batching.")
     queue = config.dynamic_batching.default_queue_policy
     found += _unknown(queue, _HONOURED_QUEUE, "dynamic_batching.default_queue_policy.")
+    sequences = config.sequence_batching
+    found += _unknown(sequences, _HONOURED_SEQUENCES, "sequence_batching.")
+    for state in sequences.state:
+        found += _unknown(state, _HONOURED_STATE, "sequence_batching.state.")
     found += [key for t in config.input for key in _unknown(t, _HONOURED_TENSOR, "input.")]
     found += [key for t in config.output for key in _unknown(t, _HONOURED_TENSOR, "output.")]
     for group in config.instance_group:

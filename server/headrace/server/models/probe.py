@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from headrace.inference.tensors import DATATYPES, Array
+from headrace.server.executors.layout import rows_of
 from headrace.server.executors.onnx import run_session
 from headrace.server.models.spec import ModelSpec, TensorSpec
 
@@ -49,7 +50,7 @@ def probe(spec: ModelSpec, session: ort.InferenceSession) -> Verdict:
             return _compare(spec, session, variable)
         except Exception as caught:  # noqa: BLE001 (ONNX Runtime's exceptions share no base class)
             error = caught
-            if not any(-1 in tensor.shape[1:] for tensor in spec.inputs):
+            if not any(-1 in row_shape(tensor) for tensor in spec.inputs):
                 break
     return Verdict(f"synthetic inputs were refused, so batching could not be checked: {error}")
 
@@ -62,11 +63,15 @@ def _compare(spec: ModelSpec, session: ort.InferenceSession, variable: int) -> V
     batch = run_session(session, key, together)
     worst = 0.0
     for row in range(ROWS):
-        alone = run_session(session, key, [array[row : row + 1] for array in together])
+        one = [
+            rows_of(array, tensor.axis, row, row + 1)
+            for tensor, array in zip(inputs, together, strict=True)
+        ]
+        alone = run_session(session, key, one)
         for tensor, expected, joint in zip(spec.outputs, alone, batch, strict=True):
-            if joint.ndim == 0 or len(joint) != ROWS or len(expected) != 1:
+            if _rows(tensor, joint) != ROWS or _rows(tensor, expected) != 1:
                 return Verdict(f"output '{tensor.name}' does not follow the batch")
-            deviation = _deviation(tensor, expected, joint[row : row + 1])
+            deviation = _deviation(tensor, expected, rows_of(joint, tensor.axis, row, row + 1))
             worst = max(worst, deviation)
             if deviation > TOLERANCE.get(tensor.datatype, 0.0):
                 return Verdict(
@@ -75,6 +80,11 @@ def _compare(spec: ModelSpec, session: ort.InferenceSession, variable: int) -> V
                     deviation,
                 )
     return Verdict(deviation=worst)
+
+
+def _rows(tensor: TensorSpec, array: Array) -> int:
+    """Rows along the batch axis; none where there is no such axis."""
+    return int(array.shape[tensor.axis]) if array.ndim > tensor.axis else 0
 
 
 def _deviation(tensor: TensorSpec, alone: Array, together: Array) -> float:
@@ -99,13 +109,19 @@ def _floats(tensor: TensorSpec, array: Array) -> Array:
     return array.astype(np.float64)
 
 
+def row_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The dimensions of one row."""
+    return spec.shape[: spec.axis] + spec.shape[spec.axis + 1 :]
+
+
 def synthetic(spec: TensorSpec, rows: int, variable: int, rng: np.random.Generator) -> Array:
     """An array that fits `spec`'s graph: `rows` rows, and `variable` for each other open dimension.
 
     Floats are standard normal. Integers are 0..9: often they are indices.
     """
-    inner = spec.shape[1:] if spec.model_shape is None else spec.model_shape
-    shape = [rows, *(variable if dim == -1 else dim for dim in inner)]
+    inner = row_shape(spec) if spec.model_shape is None else spec.model_shape
+    shape = [variable if dim == -1 else dim for dim in inner]
+    shape.insert(spec.axis, rows)
     if spec.datatype == "BYTES":
         texts = np.array([str(number) for number in rng.integers(0, 10, int(np.prod(shape)))])
         return texts.astype(object).reshape(shape)

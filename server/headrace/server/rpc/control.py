@@ -59,8 +59,8 @@ class ControlService:
             name=spec.name,
             versions=self._registry.versions(spec.name),
             platform=PLATFORM,
-            inputs=[_metadata(tensor) for tensor in spec.inputs],
-            outputs=[_metadata(tensor) for tensor in spec.outputs],
+            inputs=[_metadata(tensor) for tensor in spec.inputs if not tensor.state],
+            outputs=[_metadata(tensor) for tensor in spec.outputs if not tensor.state],
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
