@@ -82,6 +82,7 @@ class ServedModel:
         self.labels = opened.labels
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
+        self.default_outputs = tuple(t.name for t in spec.outputs if not t.state)
         self.statistics = ModelStatistics()
         self._closing: asyncio.Task[None] | None = None
         kind, loop = plan.session.provider.value, asyncio.get_running_loop()
