@@ -168,9 +168,7 @@ def _states(
                 f"model '{model.spec.name}': the sequence has {array.shape[state.axis]} rows, "
                 f"got {rows}"
             )
-        found.append(
-            (model.inputs[state.input], InputTensor(state.input, state.datatype, array))
-        )
+        found.append((model.inputs[state.input], InputTensor(state.input, state.datatype, array)))
     return found
 
 

@@ -2,75 +2,29 @@
 
 Theory of operation. Chunks go into the windower. Whoever owns the session asks `next_work` for
 windows to run, and tells how each ended by `complete`, `fail` or `retry`. What is to be told to the
-client goes through three queues: `slots`, in the order of the signal, wait for their runs to end;
-settled ones get a delivery number and move on to `unsent`; and, where the session may be resumed, to
-`unacked` once they have been sent. Slots, unsent and unacked together are bounded: with so many
-outstanding no more windows are run, and samples wait, until the session's overload choice bites.
+client goes through two queues: slots, in the order of the signal, wait for their runs to end; settled
+ones get a delivery number and move on to the outbox. Both together are bounded: with so many
+deliveries outstanding no more windows are run, and samples wait, until the session's overload choice
+bites.
 
 Nothing here knows asyncio, gRPC or the clock: `now`, in seconds of a monotonic clock, is an argument.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from headrace.inference.tensors import Array, Datatype
+from headrace.inference.tensors import Array
 from headrace.server.errors import StreamRefused
+from headrace.server.streams.chunks import check_finite, read_chunk
 from headrace.server.streams.events import Closed, Computed, Event, Flushed, Gap, GapReason, Result
-from headrace.server.streams.window import Framing, Span, Tail, Window, Windower
-
-_EXPONENT = 0x7F80  # of BF16: all ones in a NaN or an infinity
-
-
-class Overload(enum.Enum):
-    """What gives way when windows come faster than they are run, or their results are taken."""
-
-    REFUSE = "refuse"
-    DROP_OLDEST = "drop_oldest"
-    LATEST_ONLY = "latest_only"
-
-
-@dataclass(frozen=True, slots=True)
-class SignalFormat:
-    """How the samples of one signal travel: [samples, channels] of `datatype`."""
-
-    input: str
-    datatype: Datatype
-    channels: int
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What was agreed when the session was opened.
-
-    rate: samples per second. objective: seconds from the arrival of a window's last sample within
-    which its result is of use. ttl: seconds that the session outlives its connection. buffer:
-    samples that may wait, at least twice a window with its context. in_flight: windows that may
-    run at once. outstanding: deliveries that may be on their way.
-    """
-
-    framing: Framing
-    signals: Sequence[SignalFormat]
-    rate: float
-    buffer: int
-    objective: float = math.inf
-    overload: Overload = Overload.REFUSE
-    allow_non_finite: bool = False
-    ttl: float = 0.0
-    in_flight: int = 32
-    outstanding: int = 256
-
-    @property
-    def largest_chunk(self) -> int:
-        """Samples. With half the buffer for one chunk, credit never ends between two."""
-        return self.buffer // 2
+from headrace.server.streams.options import Overload, SessionOptions
+from headrace.server.streams.outbox import Encode, Outbox
+from headrace.server.streams.timeline import Timeline
+from headrace.server.streams.window import Span, Tail, Window, Windower
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +57,7 @@ class Session:
     def __init__(
         self,
         options: SessionOptions,
-        encode: Callable[[int, Event], bytes],
+        encode: Encode,
         states: Sequence[Array] = (),
     ) -> None:
         self.options = options
@@ -116,19 +70,15 @@ class Session:
             [signal.datatype.numpy for signal in options.signals],
             [signal.channels for signal in options.signals],
         )
-        self._encode = encode
         self._slots: deque[_Slot] = deque()
         self._running: dict[int, _Slot] = {}
         self._retries: deque[tuple[float, Work]] = deque()
         self._gap: Gap | None = None
         self._asked = True
-        self._delivery = 0  # the last number given
-        self._unsent: deque[tuple[int, bytes]] = deque()
-        self._unacked: deque[tuple[int, bytes]] = deque()
+        self._outbox = Outbox(encode, keep=options.ttl > 0)
+        self._timeline = Timeline(options.rate)
         self._announced = options.buffer
         self._answered = self._dropped = 0
-        self._anchors: deque[tuple[int, int]] = deque([(0, 0)])  # position, nanoseconds
-        self._arrivals: deque[tuple[int, float]] = deque()  # position that was reached, when
         self._last_timestamp: int | None = None
 
     def __repr__(self) -> str:
@@ -146,7 +96,7 @@ class Session:
         if sequence != received:
             reason = "SEQUENCE_GAP" if sequence > received else "SEQUENCE_REPEATED"
             raise StreamRefused(reason, "chunk.sequence", f"expected {received}, got {sequence}")
-        arrays = [*self._read(data)]
+        arrays = read_chunk(self.options.signals, data)
         count = len(arrays[0])
         self._check_room(received, count)
         last = self._last_timestamp
@@ -155,15 +105,15 @@ class Session:
                 "TIME_WENT_BACK", "chunk.timestamp_ns", f"expected {last} or later, got {timestamp}"
             )
         if not self.options.allow_non_finite:
-            self._check_finite(arrays)
+            check_finite(self.options.signals, arrays)
         if timestamp is not None:
             self._last_timestamp = timestamp
-            self._anchor(received, timestamp)
+            self._timeline.anchor(received, timestamp, self.windower.released)
         if count:
             if not self.windower.waiting:
-                self._arrivals.clear()  # no window to come ends with what came before
+                self._timeline.forget_all_arrivals()
             self.windower.append(arrays)
-            self._arrivals.append((self.windower.received, now))
+            self._timeline.arrived(self.windower.received, now)
         self._give_way()
 
     def flush(self, now: float) -> None:
@@ -184,28 +134,11 @@ class Session:
 
     def ack(self, delivery: int) -> None:
         """What was delivered up to `delivery` has come. Raises StreamRefused."""
-        sent = self._unsent[0][0] - 1 if self._unsent else self._delivery
-        if delivery > sent:
-            raise StreamRefused(
-                "INVALID_INPUT", "ack.delivery", f"expected at most {sent}, got {delivery}"
-            )
-        while self._unacked and self._unacked[0][0] <= delivery:
-            self._unacked.popleft()
+        self._outbox.ack(delivery)
 
     def resume(self, delivery: int) -> None:
         """Sends again what came after `delivery`. Raises StreamRefused."""
-        first = self._unacked[0] if self._unacked else self._unsent[0] if self._unsent else None
-        least = first[0] - 1 if first else self._delivery
-        if not least <= delivery <= self._delivery:
-            raise StreamRefused(
-                "INVALID_INPUT",
-                "resume.delivery",
-                f"expected {least} to {self._delivery}, got {delivery}",
-            )
-        self._unsent.extendleft(reversed(self._unacked))
-        self._unacked.clear()
-        while self._unsent and self._unsent[0][0] <= delivery:
-            self._unsent.popleft()
+        self._outbox.resume(delivery)
         self._announced = self.up_to
 
     # What the owner does.
@@ -285,14 +218,7 @@ class Session:
 
     def take(self, room: int) -> list[bytes]:
         """Deliveries to send now, in order, of about `room` bytes: at least one if any waits."""
-        taken = []
-        while self._unsent and room > 0:
-            entry = self._unsent.popleft()
-            taken.append(entry[1])
-            room -= len(entry[1])
-            if self.options.ttl:
-                self._unacked.append(entry)
-        return taken
+        return self._outbox.take(room)
 
     def new_credit(self) -> int | None:
         """The position to announce to the client; None while the last one is good enough."""
@@ -313,12 +239,17 @@ class Session:
 
     @property
     def has_unsent(self) -> bool:
-        return bool(self._unsent)
+        return self._outbox.has_unsent
 
     @property
     def finished(self) -> bool:
         """Whether the client has everything."""
         return self.closed and not self._outstanding()
+
+    @property
+    def told(self) -> bool:
+        """Whether everything has been sent, if not acknowledged."""
+        return self.closed and not self._slots and not self._outbox.has_unsent
 
     @property
     def retry_at(self) -> float | None:
@@ -331,35 +262,6 @@ class Session:
         if self.closing:
             why = "it was closed" if self._asked else "the server stops"
             raise StreamRefused("SESSION_CLOSING", "", f"the session takes no more: {why}")
-
-    def _read(self, data: Sequence[bytes]) -> Iterator[Array]:
-        signals = self.options.signals
-        if len(data) != len(signals):
-            raise StreamRefused(
-                "INVALID_INPUT",
-                "chunk.data",
-                f"expected an entry for each of {len(signals)} signals, got {len(data)}",
-            )
-        first = None
-        for number, (signal, raw) in enumerate(zip(signals, data, strict=True)):
-            width = signal.channels * signal.datatype.itemsize
-            count, rest = divmod(len(raw), width)
-            where = f"chunk.data[{number}]"
-            if rest:
-                raise StreamRefused(
-                    "WRONG_CHANNELS",
-                    where,
-                    f"expected a multiple of {width} bytes ({signal.channels} channels of "
-                    f"{signal.datatype.name}) for '{signal.input}', got {len(raw)}",
-                )
-            first = count if first is None else first
-            if count != first:
-                raise StreamRefused(
-                    "INVALID_INPUT",
-                    where,
-                    f"expected {first} samples, as the first signal has, got {count}",
-                )
-            yield np.frombuffer(raw, signal.datatype.numpy).reshape(count, signal.channels)
 
     def _check_room(self, received: int, count: int) -> None:
         options = self.options
@@ -376,32 +278,15 @@ class Session:
                 f"expected samples up to {self.up_to}, got samples up to {received + count}",
             )
 
-    def _check_finite(self, arrays: Sequence[Array]) -> None:
-        for number, (signal, array) in enumerate(zip(self.options.signals, arrays, strict=True)):
-            if signal.datatype.name == "BF16":
-                fine = (array & _EXPONENT) != _EXPONENT
-            elif array.dtype.kind == "f":
-                fine = np.isfinite(array)
-            else:
-                continue
-            if not fine.all():
-                sample, channel = (int(i) for i in np.argwhere(~fine)[0])
-                raise StreamRefused(
-                    "NON_FINITE",
-                    f"chunk.data[{number}]",
-                    f"expected finite values for '{signal.input}', sample {sample} of the chunk, "
-                    f"channel {channel} is not",
-                )
-
     # Windows, and the order of deliveries.
 
     def _flush(self, now: float) -> None:
         self.windower.flush()
         # The last window is complete only now.
-        self._arrivals.append((self.windower.received, now))
+        self._timeline.arrived(self.windower.received, now)
 
     def _outstanding(self) -> int:
-        return len(self._slots) + len(self._unsent) + len(self._unacked)
+        return len(self._slots) + len(self._outbox)
 
     def _give_way(self) -> None:
         """Drops what the overload choice says, after samples have come."""
@@ -422,12 +307,10 @@ class Session:
     def _drop(self, count: int, reason: GapReason, message: str) -> None:
         span = self.windower.skip(count)
         self._dropped += count
-        self._forget_arrivals(span)
+        self._timeline.forget_arrivals(span.end_sample)
         gap = self._gap
         if gap is not None and gap.reason is reason:
-            joined = replace(
-                gap.span, end_window=span.end_window, end_sample=span.end_sample
-            )
+            joined = replace(gap.span, end_window=span.end_window, end_sample=span.end_sample)
             self._gap = replace(gap, span=joined)
             return
         self._settle_gap()
@@ -444,9 +327,10 @@ class Session:
         arrival = self._arrival(self.windower.peek())
         window = self.windower.cut()
         span = window.span
-        start, end = self._time(span.first_sample), self._time(span.end_sample - 1, 1)
+        start = self._timeline.taken(span.first_sample)
+        end = self._timeline.taken(span.end_sample - 1, 1)
         work = Work(window, arrival, start, end, self.states)
-        self._forget_arrivals(span)
+        self._timeline.forget_arrivals(span.end_sample)
         slot = _Slot(None, work)
         self._slots.append(slot)
         self._running[work.index] = slot
@@ -471,41 +355,18 @@ class Session:
             self._slots.popleft()
             if isinstance(event, Closed):  # windows that still ran when the mark was passed
                 event = replace(event, answered=self._answered, dropped=self._dropped)
-            self._delivery += 1
-            self._unsent.append((self._delivery, self._encode(self._delivery, event)))
+            self._outbox.put(event)
 
     # Times.
 
     def _arrival(self, span: Span) -> float:
         """When the last sample of `span` came, or the flush that ended it."""
-        end = span.end_sample
-        if end - span.first_sample == self.options.framing.window:
-            return next(when for position, when in self._arrivals if position >= end)
-        # The flush stands behind the chunk that it ended.
-        return next(when for position, when in reversed(self._arrivals) if position == end)
+        partial = span.end_sample - span.first_sample < self.options.framing.window
+        return self._timeline.arrival(span.end_sample, flushed=partial)
 
     def _late(self, now: float) -> int:
         """How many of the waiting windows can be of no use any more."""
         latest = now - self.options.objective
         if latest == -math.inf or self._arrival(self.windower.peek()) > latest:
             return 0
-        past = next((at for at, when in reversed(self._arrivals) if when <= latest), 0)
-        return max(1, self.windower.ended_by(past))
-
-    def _forget_arrivals(self, span: Span) -> None:
-        while len(self._arrivals) > 1 and self._arrivals[0][0] < span.end_sample:
-            self._arrivals.popleft()
-
-    def _anchor(self, position: int, timestamp: int) -> None:
-        anchors = self._anchors
-        if anchors[-1][0] == position:
-            anchors.pop()
-        anchors.append((position, timestamp))
-        while len(anchors) > 1 and anchors[1][0] <= self.windower.released:
-            anchors.popleft()
-
-    def _time(self, position: int, after: int = 0) -> int:
-        """Nanoseconds of the client's clock, `after` samples after that at `position`."""
-        at = bisect_right(self._anchors, position, key=lambda anchor: anchor[0])
-        start, timestamp = self._anchors[max(0, at - 1)]
-        return timestamp + round((position + after - start) * 1e9 / self.options.rate)
+        return max(1, self.windower.ended_by(self._timeline.arrived_until(latest)))

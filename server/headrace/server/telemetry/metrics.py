@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from headrace.batcher.state import State
-from headrace.server.telemetry.statistics import ModelStatistics
+from headrace.server.telemetry.statistics import ModelStatistics, StreamStatistics
 
 # (model, version, counters, queues) of each version that serves
 Sample = tuple[str, str, ModelStatistics, State]
@@ -26,10 +26,14 @@ class Metrics:
     """The instruments over whatever `samples` gives at the time of collection."""
 
     def __init__(
-        self, samples: Callable[[], Iterable[Sample]], outcomes: Mapping[str, int]
+        self,
+        samples: Callable[[], Iterable[Sample]],
+        outcomes: Mapping[str, int],
+        streams: StreamStatistics | None = None,
     ) -> None:
         """`outcomes` counts inference calls by how they ended, whatever model they named."""
         self._samples = samples
+        self._streams = streams or StreamStatistics()
         self._outcomes = outcomes
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -46,6 +50,22 @@ class Metrics:
         gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
         gauge("headrace.queue.bytes", [self._each(_queued_bytes)], "By", "Bytes waiting")
         gauge("headrace.executors.busy", [self._each(_busy)], "{executor}", "Executors running")
+
+        gauge("headrace.sessions", [self._sessions], "{session}", "Sensor stream sessions open")
+        count("headrace.windows", [self._windows], "{window}", "Windows of sessions by their end")
+        refused = "Commands of sensor streams refused, by reason"
+        count("headrace.commands.refused", [self._refused], "{command}", refused)
+
+    def _sessions(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(self._streams.sessions)]
+
+    def _windows(self, _: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(self._streams.answered, {"outcome": "answered"})
+        for reason, n in self._streams.dropped.items():
+            yield Observation(n, {"outcome": reason})
+
+    def _refused(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(n, {"reason": reason}) for reason, n in self._streams.refused.items()]
 
     def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(n, {"reason": reason}) for reason, n in self._outcomes.items()]

@@ -599,6 +599,7 @@ class Opened(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     UP_TO_SAMPLE_FIELD_NUMBER: _builtins.int
+    LARGEST_CHUNK_FIELD_NUMBER: _builtins.int
     MAX_OUTSTANDING_FIELD_NUMBER: _builtins.int
     STATE_INPUTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.bytes
@@ -609,6 +610,10 @@ class Opened(_message.Message):
     """The version that serves now."""
     up_to_sample: _builtins.int
     """As in Credit."""
+    largest_chunk: _builtins.int
+    """Samples that one chunk may bring. One of this length finds credit again, once what came before
+    has been run and its results taken.
+    """
     max_outstanding: _builtins.int
     """Deliveries that may be neither acknowledged (ttl_ms not 0) nor taken by the client; with so many
     outstanding, nothing more is computed.
@@ -624,12 +629,13 @@ class Opened(_message.Message):
         resume_token: _builtins.bytes = ...,
         version: _builtins.str = ...,
         up_to_sample: _builtins.int = ...,
+        largest_chunk: _builtins.int = ...,
         max_outstanding: _builtins.int = ...,
         state_inputs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_outstanding", b"max_outstanding", "resume_token", b"resume_token", "session_id", b"session_id", "state_inputs", b"state_inputs", "up_to_sample", b"up_to_sample", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["largest_chunk", b"largest_chunk", "max_outstanding", b"max_outstanding", "resume_token", b"resume_token", "session_id", b"session_id", "state_inputs", b"state_inputs", "up_to_sample", b"up_to_sample", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
