@@ -126,6 +126,40 @@ def sequence_model() -> Any:
     return build([node], [("x", "FP32", dims)], [("y", "FP32", dims)])
 
 
+def recurrent(width: int = 4, size: int = 3, layers: int = 2, seed: int = 0) -> Any:
+    """A network with state: x [batch, width], state [layers, batch, size]: rows second.
+
+    next = tanh(x @ weights + state * decay), for each layer its own decay; y is the sum over layers.
+    """
+    rng = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node("MatMul", ["x", "weights"], ["seen"]),
+        helper.make_node("Mul", ["state", "decay"], ["kept"]),
+        helper.make_node("Add", ["kept", "seen"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["stateN"]),
+        helper.make_node("ReduceSum", ["stateN", "first"], ["y"], keepdims=0),
+    ]
+    state: Dims = (layers, "batch", size)
+    return build(
+        nodes,
+        [("x", "FP32", ("batch", width)), ("state", "FP32", state)],
+        [("y", "FP32", ("batch", size)), ("stateN", "FP32", state)],
+        {
+            "weights": rng.standard_normal((width, size)).astype(np.float32),
+            "decay": np.linspace(0.5, 0.9, layers, dtype=np.float32).reshape(layers, 1, 1),
+            "first": np.array([0], np.int64),
+        },
+    )
+
+
+RECURRENT = """
+[[state]]
+input = "state"
+output = "stateN"
+batch_axis = 1
+"""
+
+
 def shout() -> Any:
     """y = x with "!" after each string."""
     node = helper.make_node("StringConcat", ["x", "mark"], ["y"])

@@ -247,7 +247,7 @@ def _rows(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) 
     counts = {
         spec.name: tensor.array.shape[spec.axis] for spec, tensor in inputs if not spec.optional
     }
-    rows = next(iter(counts.values()))
+    rows: int = next(iter(counts.values()))
     for name, count in counts.items():
         if count != rows:
             first = next(iter(counts))

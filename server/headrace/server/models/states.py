@@ -1,7 +1,8 @@
 """Recurrent state: which output of a model feeds which input of its next run, and what is fixed.
 
-State tensors are no part of a caller's contract: the server brings them and keeps what comes out, for
-each session or sequence. Their batch axis need not be the first: an LSTM's is [layers, batch, size].
+State tensors are no part of a caller's contract: the server brings them and keeps what comes out,
+for each session or sequence. Their batch axis need not be the first: an LSTM's is [layers, batch,
+size].
 """
 
 from __future__ import annotations

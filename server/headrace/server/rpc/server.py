@@ -112,7 +112,7 @@ def _handlers(inference: InferenceService, control: ControlService) -> dict[str,
 
 def _stream_handler(streams: StreamService) -> grpc.GenericRpcHandler:
     # Responses are put together as bytes.
-    method = grpc.stream_stream_rpc_method_handler(
+    method: Any = grpc.stream_stream_rpc_method_handler(
         streams.stream, _lenient(stream_pb.StreamRequest.FromString), None
     )
     return grpc.method_handlers_generic_handler(_STREAM_SERVICE.full_name, {"Stream": method})

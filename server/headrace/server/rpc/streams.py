@@ -234,7 +234,7 @@ class _Connection:
             while message := self._message():
                 await self._context.write(message)
                 self._manager.told()
-            if self._ended and not self._sessions:
+            if self._ended and all(live.session.told for live in self._sessions.values()):
                 return
             await self._work.wait()
 
@@ -270,7 +270,5 @@ class _Connection:
 
     def _after_sending(self, live: LiveSession) -> None:
         self._manager.sent(live)
-        if live.connection is None or (live.session.told and self._ended):
+        if live.connection is None:
             self._sessions.pop(live.handle, None)
-            if live.connection is self:
-                self._manager.detach(live)

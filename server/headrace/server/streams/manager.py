@@ -123,7 +123,7 @@ class SessionManager:
             raise StreamRefused(
                 "UNKNOWN_SESSION",
                 "resume",
-                "expected the id and token of a session that is alive; its time to live may be over",
+                "expected the id and token of a living session; its time to live may be over",
             )
         live.session.resume(delivery)
         if live.connection is not None:

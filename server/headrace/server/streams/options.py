@@ -35,8 +35,8 @@ class SessionOptions:
     rate: samples per second. objective: seconds from the arrival of a window's last sample within
     which its result is of use. ttl: seconds that the session outlives its connection; results are
     kept until acknowledged unless it is 0. buffer: samples that may wait, at least twice a window
-    with its context. in_flight: windows that may run at once. outstanding: deliveries that may be on
-    their way.
+    with its context. in_flight: windows that may run at once. outstanding: deliveries that may be
+    on their way.
     """
 
     framing: Framing

@@ -1,13 +1,13 @@
 """One session: a synchronous state machine between its client and the model.
 
 Theory of operation. Chunks go into the windower. Whoever owns the session asks `next_work` for
-windows to run, and tells how each ended by `complete`, `fail` or `retry`. What is to be told to the
-client goes through two queues: slots, in the order of the signal, wait for their runs to end; settled
-ones get a delivery number and move on to the outbox. Both together are bounded: with so many
-deliveries outstanding no more windows are run, and samples wait, until the session's overload choice
-bites.
+windows to run, and tells how each ended by `complete`, `fail` or `retry`. What is to be told to
+the client goes through two queues: slots, in the order of the signal, wait for their runs to end;
+settled ones get a delivery number and move on to the outbox. Both together are bounded: with so
+many deliveries outstanding no more windows are run, and samples wait, until the session's overload
+choice bites.
 
-Nothing here knows asyncio, gRPC or the clock: `now`, in seconds of a monotonic clock, is an argument.
+Nothing here knows asyncio, gRPC or the clock: `now` is an argument, seconds of a monotonic clock.
 """
 
 from __future__ import annotations

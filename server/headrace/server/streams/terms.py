@@ -215,7 +215,8 @@ def _signals(
 ) -> tuple[list[SignalFormat], list[_Placed]]:
     if not asked.signals:
         raise _refused("signals", "expected at least one, got none")
-    formats, placed = [], []
+    formats: list[SignalFormat] = []
+    placed: list[_Placed] = []
     for number, signal in enumerate(asked.signals):
         where = f"signals[{number}]"
         spec = _input(model, asked, signal.input, where)

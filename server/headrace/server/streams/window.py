@@ -34,7 +34,7 @@ class Tail(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Framing:
     """How a signal is cut, in samples. hop: from one window's start to the next's, at least 1.
-    context: samples in front of a window that are given with it; zeros before the signal's start."""
+    context: samples that are given in front of a window; zeros before the signal's start."""
 
     window: int
     hop: int

@@ -1,0 +1,100 @@
+"""A bare client of headrace.stream.v1 for tests: it sends what it is told, and keeps what comes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+import grpc
+import numpy as np
+
+from headrace.inference.tensors import DATATYPES, decode_raw
+from headrace.stream.v1 import stream_pb2 as pb
+from headrace.stream.v1.stream_pb2_grpc import SensorStreamStub
+
+PATIENCE = 60.0
+
+
+class StreamCall:
+    """One call. Events are kept by handle, in the order in which they came."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.call: Any = SensorStreamStub(channel).Stream()
+        self.events: dict[int, list[pb.Event]] = {}
+        self._news = asyncio.Condition()
+        self.over = False
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cut()
+        await asyncio.wait([self._reader])
+
+    def cut(self) -> None:
+        """As a network does it: neither side is asked."""
+        self.call.cancel()
+        self._reader.cancel()
+
+    async def end(self) -> grpc.StatusCode:
+        """Ends the client's side. Returns the status of the call."""
+        await self.call.done_writing()
+        await asyncio.wait_for(asyncio.wait([self._reader]), PATIENCE)
+        code: grpc.StatusCode = await self.call.code()
+        return code
+
+    async def _read(self) -> None:
+        try:
+            async for response in self.call:
+                for event in response.events:
+                    self.events.setdefault(event.handle, []).append(event)
+                async with self._news:
+                    self._news.notify_all()
+        except grpc.aio.AioRpcError:
+            pass
+        finally:
+            self.over = True
+
+    async def send(self, *commands: pb.Command) -> None:
+        await self.call.write(pb.StreamRequest(commands=commands))
+
+    async def wait_for(self, handle: int, kind: str, count: int = 1) -> pb.Event:
+        """The `count`-th event of a kind."""
+
+        def found() -> pb.Event | None:
+            events = self.of(handle, kind)
+            return events[count - 1] if len(events) >= count else None
+
+        async with asyncio.timeout(PATIENCE), self._news:
+            while (event := found()) is None:
+                await self._news.wait()
+        return event
+
+    def of(self, handle: int, kind: str) -> list[pb.Event]:
+        return [e for e in self.events.get(handle, []) if e.WhichOneof("event") == kind]
+
+    async def open(self, handle: int, **fields: Any) -> pb.Opened:
+        await self.send(pb.Command(handle=handle, open=opening(**fields)))
+        return (await self.wait_for(handle, "opened")).opened
+
+    async def close(self, handle: int) -> pb.Closed:
+        await self.send(pb.Command(handle=handle, close=pb.Close()))
+        return (await self.wait_for(handle, "closed")).closed
+
+
+def opening(model: str, window: int, **fields: Any) -> pb.Open:
+    """Open, for one signal of one channel unless `signals` are given."""
+    given = {"sample_rate_hz": 100.0, "signals": [pb.Signal()], **fields}
+    return pb.Open(model=model, window=window, **given)
+
+
+def chunk(handle: int, sequence: int, *signals: Any, timestamp: int | None = None) -> pb.Command:
+    data = [np.ascontiguousarray(signal).tobytes() for signal in signals]
+    return pb.Command(
+        handle=handle, chunk=pb.Chunk(sequence=sequence, data=data, timestamp_ns=timestamp)
+    )
+
+
+def array(tensor: pb.Tensor) -> Any:
+    return decode_raw(tensor.data, DATATYPES[tensor.datatype], list(tensor.shape))
