@@ -23,6 +23,7 @@ from headrace.server.rpc.stream_codec import encode_delivery
 from headrace.server.rpc.streams import StreamService
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.manager import SessionManager
+from headrace.server.streams.sequences import Sequences
 from headrace.server.streams.terms import StreamLimits
 from headrace.server.telemetry.metrics import Metrics, Sample
 
@@ -64,8 +65,9 @@ class App:
         self._ready = False
         self._health = rpc.Health()
         self.registry.listener = self._health
-        self._inference = InferenceService(self.registry)
         budget = StateBudget(settings.max_state_bytes)
+        self._sequences = Sequences(self.registry, budget, settings.sequence_idle_seconds)
+        self._inference = InferenceService(self._sequences)
         sessions = SessionManager(
             self.registry, _stream_limits(settings), budget, encode_delivery, time.monotonic
         )
@@ -117,6 +119,7 @@ class App:
         await self._settle()
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
+        self._sequences.close()
         self._metrics.close()
 
     async def _settle(self) -> None:

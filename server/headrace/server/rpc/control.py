@@ -22,6 +22,7 @@ EXTENSIONS = (
     "model_repository",
     "model_configuration",
     "schedule_policy",
+    "sequence",
     "binary_tensor_data",
     "parameters",
     "statistics",
