@@ -129,7 +129,7 @@ def sequence_model() -> Any:
 def recurrent(width: int = 4, size: int = 3, layers: int = 2, seed: int = 0) -> Any:
     """A network with state: x [batch, width], state [layers, batch, size]: rows second.
 
-    next = tanh(x @ weights + state * decay), for each layer its own decay; y is the sum over layers.
+    stateN = tanh(x @ weights + state * decay), with a decay for each layer; y sums the layers up.
     """
     rng = np.random.default_rng(seed)
     nodes = [

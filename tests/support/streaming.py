@@ -31,11 +31,12 @@ class StreamCall:
     async def __aexit__(self, *_: object) -> None:
         self.cut()
         await asyncio.wait([self._reader])
+        # What is told of the end is told before gRPC's own task for it has ended.
+        await asyncio.sleep(0.01)
 
     def cut(self) -> None:
         """As a network does it: neither side is asked."""
         self.call.cancel()
-        self._reader.cancel()
 
     async def end(self) -> grpc.StatusCode:
         """Ends the client's side. Returns the status of the call."""
@@ -51,8 +52,8 @@ class StreamCall:
                     self.events.setdefault(event.handle, []).append(event)
                 async with self._news:
                     self._news.notify_all()
-        except grpc.aio.AioRpcError:
-            pass
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass  # the server has ended the call, or the test has cut it
         finally:
             self.over = True
 
@@ -70,6 +71,13 @@ class StreamCall:
             while (event := found()) is None:
                 await self._news.wait()
         return event
+
+    async def first(self, handle: int) -> pb.Event:
+        """The first event for a handle."""
+        async with asyncio.timeout(PATIENCE), self._news:
+            while not self.events.get(handle):
+                await self._news.wait()
+        return self.events[handle][0]
 
     def of(self, handle: int, kind: str) -> list[pb.Event]:
         return [e for e in self.events.get(handle, []) if e.WhichOneof("event") == kind]

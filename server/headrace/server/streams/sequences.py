@@ -1,8 +1,8 @@
 """Sequences of the Open Inference Protocol: state that belongs to an id, over calls of any kind.
 
 Theory of operation. A request of a sequence waits its turn behind those of the same id that came
-before, runs with the state that they left, and leaves its own. One that fails leaves the state as it
-was, and the sequence goes on. A sequence ends with the request that says so, or once nobody has
+before, runs with the state that they left, and leaves its own. One that fails leaves the state as
+it was, and the sequence goes on. A sequence ends with the request that says so, or once nobody has
 continued it for as long as its model allows; the next one of its id must start it anew.
 """
 
@@ -70,28 +70,28 @@ class Sequences:
         held.users += 1
         try:
             async with held.turn:
-                return await self._run(model, request, place, held)
+                return await self._run(request, place, held)
         finally:
             held.users -= 1
             self._leave(name, held, model)
 
     async def _run(
-        self, model: ServedModel, request: InferenceRequest, place: SequencePlace, held: _Held
+        self, request: InferenceRequest, place: SequencePlace, held: _Held
     ) -> InferenceResult:
-        if place.start:
-            self._forget(held)
-        else:
+        if not place.start:
+            model = self._registry.get(request.model, request.version)
             _check_begun(model, request, place, held)
-        result = await infer(self._registry, replace(request, states=held.states))
+            request = replace(request, states=held.states)
+        result = await infer(self._registry, request)
         if place.end:
             self._forget(held)
         else:
-            self._keep(held, model, result.states)
+            self._keep(held, result)
         return result
 
-    def _keep(self, held: _Held, model: ServedModel, states: Sequence[Array]) -> None:
-        self._budget.reserve(sum(array.nbytes for array in states) - held.nbytes)
-        held.states, held.specs = states, model.spec.states
+    def _keep(self, held: _Held, result: InferenceResult) -> None:
+        self._budget.reserve(sum(array.nbytes for array in result.states) - held.nbytes)
+        held.states, held.specs = result.states, result.model.spec.states
 
     def _forget(self, held: _Held) -> None:
         self._budget.release(held.nbytes)

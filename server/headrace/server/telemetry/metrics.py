@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -33,7 +33,6 @@ class Metrics:
     ) -> None:
         """`outcomes` counts inference calls by how they ended, whatever model they named."""
         self._samples = samples
-        self._streams = streams or StreamStatistics()
         self._outcomes = outcomes
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -51,21 +50,28 @@ class Metrics:
         gauge("headrace.queue.bytes", [self._each(_queued_bytes)], "By", "Bytes waiting")
         gauge("headrace.executors.busy", [self._each(_busy)], "{executor}", "Executors running")
 
-        gauge("headrace.sessions", [self._sessions], "{session}", "Sensor stream sessions open")
-        count("headrace.windows", [self._windows], "{window}", "Windows of sessions by their end")
-        refused = "Commands of sensor streams refused, by reason"
-        count("headrace.commands.refused", [self._refused], "{command}", refused)
+        if streams is not None:
+            self._watch(meter, streams)
 
-    def _sessions(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self._streams.sessions)]
+    def _watch(self, meter: Meter, streams: StreamStatistics) -> None:
+        """The instruments of the sensor streams."""
 
-    def _windows(self, _: CallbackOptions) -> Iterable[Observation]:
-        yield Observation(self._streams.answered, {"outcome": "answered"})
-        for reason, n in self._streams.dropped.items():
-            yield Observation(n, {"outcome": reason})
+        def sessions(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(streams.sessions)]
 
-    def _refused(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(n, {"reason": reason}) for reason, n in self._streams.refused.items()]
+        def windows(_: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(streams.answered, {"outcome": "answered"})
+            for reason, n in streams.dropped.items():
+                yield Observation(n, {"outcome": reason})
+
+        def refused(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(n, {"reason": reason}) for reason, n in streams.refused.items()]
+
+        count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+        gauge("headrace.sessions", [sessions], "{session}", "Sensor stream sessions open")
+        count("headrace.windows", [windows], "{window}", "Windows of sessions by their end")
+        why = "Commands of sensor streams refused by reason"
+        count("headrace.commands.refused", [refused], "{command}", why)
 
     def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(n, {"reason": reason}) for reason, n in self._outcomes.items()]
