@@ -313,7 +313,8 @@ async def test_a_message_that_is_none_harms_nobody(channel: grpc.aio.Channel) ->
     await call.write(pb.StreamRequest(commands=[command]).SerializeToString())
     event = pb.StreamResponse.FromString(await call.read()).events[0]
     assert event.HasField("opened")
-    call.cancel()
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
 
 
 async def test_too_many_sessions_on_a_connection(channel: grpc.aio.Channel) -> None:
@@ -414,11 +415,11 @@ async def test_a_slow_model_and_what_gives_way(channel: grpc.aio.Channel, overlo
 async def test_refuse_loses_nothing_and_stops_credit(channel: grpc.aio.Channel) -> None:
     async with StreamCall(channel) as call:
         opened = await call.open(1, model="slow", window=4, buffer_samples=32)
-        up_to, at = opened.up_to_sample, 0
+        up_to, credits_, at = opened.up_to_sample, 0, 0
         for _ in range(40):
             while up_to - at < 16:
-                await call.wait_for(1, "credit", len(call.of(1, "credit")) + 1)
-                up_to = call.of(1, "credit")[-1].credit.up_to_sample
+                credits_ += 1
+                up_to = (await call.wait_for(1, "credit", credits_)).credit.up_to_sample
             await call.send(chunk(1, at, noise(at, 16)))
             at += 16
         closed = await call.close(1)
