@@ -197,13 +197,13 @@ def _check_names(
     model: ServedModel, request: InferenceRequest, given: dict[str, InputTensor]
 ) -> None:
     name = model.spec.name
-    known = ", ".join(f"'{n}'" for n in model.inputs)
     if len(given) != len(request.inputs):
         names = [tensor.name for tensor in request.inputs]
         twice = next(n for n in names if names.count(n) > 1)
         raise InvalidInput(f"input '{twice}' is given more than once for model '{name}'")
     for tensor in given:
         if tensor not in model.inputs:
+            known = ", ".join(f"'{n}'" for n in model.inputs)
             raise InvalidInput(f"unknown input '{tensor}' for model '{name}', expected {known}")
     for tensor, spec in model.inputs.items():
         if tensor not in given and not (spec.optional or spec.state):

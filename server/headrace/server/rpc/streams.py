@@ -232,7 +232,10 @@ class _Connection:
         while True:
             self._work.clear()
             while message := self._message():
-                await self._context.write(message)
+                try:
+                    await self._context.write(message)
+                except grpc.aio.BaseError:
+                    return  # the connection is gone
                 self._manager.told()
             if self._ended and all(live.session.told for live in self._sessions.values()):
                 return
@@ -257,7 +260,7 @@ class _Connection:
         """One session's share of a message. Returns its bytes."""
         before, session, handle = len(parts), live.session, live.handle
         credit = session.new_credit()
-        if credit is not None and not session.closing:
+        if credit is not None:
             event = pb.Event(credit=pb.Credit(up_to_sample=credit))
             parts.append(envelope(handle, event.SerializeToString()))
         deliveries = session.take(_SHARE)

@@ -148,7 +148,7 @@ class SessionManager:
         """Deliveries were taken or acknowledged: there is room for more, or nothing left to do."""
         if live.session.finished:
             self._end(live)
-        else:
+        elif live.session.waits:
             self.pump(live)
 
     def _end(self, live: LiveSession) -> None:
@@ -179,7 +179,7 @@ class SessionManager:
         if due is not None and live.retry is None:
             delay = max(0.0, due - now)
             live.retry = asyncio.get_running_loop().call_later(delay, self._try_again, live)
-        if live.connection is not None:
+        if live.connection is not None and (session.has_unsent or session.wants_credit):
             live.connection.ready(live)
 
     def _try_again(self, live: LiveSession) -> None:

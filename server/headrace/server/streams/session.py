@@ -220,15 +220,23 @@ class Session:
         """Deliveries to send now, in order, of about `room` bytes: at least one if any waits."""
         return self._outbox.take(room)
 
+    @property
+    def wants_credit(self) -> bool:
+        """Whether the client may be short of credit, and there is more."""
+        short = self._announced - self.windower.received < self.options.largest_chunk
+        return short and not self.closing and self.up_to > self._announced
+
     def new_credit(self) -> int | None:
         """The position to announce to the client; None while the last one is good enough."""
-        up_to = self.up_to
-        if up_to == self._announced:
+        if not self.wants_credit:
             return None
-        if self._announced - self.windower.received >= self.options.largest_chunk:
-            return None
-        self._announced = up_to
-        return up_to
+        self._announced = self.up_to
+        return self._announced
+
+    @property
+    def waits(self) -> bool:
+        """Whether `next_work` may have something to do, once there is room for it."""
+        return bool(self._gap or self.windower.marks or self.windower.waiting)
 
     @property
     def up_to(self) -> int:
