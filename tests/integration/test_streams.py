@@ -305,7 +305,7 @@ async def test_what_cannot_be_opened_is_named(channel: grpc.aio.Channel) -> None
 
 
 async def test_a_message_that_is_none_harms_nobody(channel: grpc.aio.Channel) -> None:
-    call = channel.stream_stream("/headrace.stream.v1.SensorStream/Stream")()
+    call: Any = channel.stream_stream("/headrace.stream.v1.SensorStream/Stream")()
     await call.write(b"\xff\xff\xff")
     event = pb.StreamResponse.FromString(await call.read()).events[0]
     assert (event.handle, event.error.reason) == (0, "INVALID_INPUT")

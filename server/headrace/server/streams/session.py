@@ -110,7 +110,7 @@ class Session:
             self._last_timestamp = timestamp
             self._timeline.anchor(received, timestamp, self.windower.released)
         if count:
-            if not self.windower.waiting:
+            if not self.windower.waiting and not self.windower.marks:
                 self._timeline.forget_all_arrivals()
             self.windower.append(arrays)
             self._timeline.arrived(self.windower.received, now)
@@ -154,11 +154,11 @@ class Session:
                 return None
             self._retries.popleft()
             return work
-        windower, limit = self.windower, self.options.outstanding
+        windower = self.windower
         while not self.closed:
             if windower.at_mark:
                 self._pass_mark()
-            elif not windower.waiting or self._outstanding() >= limit:
+            elif not windower.waiting or self._full():
                 break
             elif late := self._late(now):
                 self._drop(late, GapReason.LATE, "the latency objective passed before it could run")
@@ -166,7 +166,7 @@ class Session:
                 break
             else:
                 return self._cut()
-        if self._outstanding() < limit:
+        if not self._full():
             self._settle_gap()
         return None
 
@@ -295,6 +295,14 @@ class Session:
 
     def _outstanding(self) -> int:
         return len(self._slots) + len(self._outbox)
+
+    def _full(self) -> bool:
+        """Whether the client is to take something before more is run."""
+        options = self.options
+        return (
+            self._outstanding() >= options.outstanding
+            or self._outbox.nbytes >= options.outstanding_bytes
+        )
 
     def _give_way(self) -> None:
         """Drops what the overload choice says, after samples have come."""
