@@ -11,16 +11,24 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from headrace.stream.v1 import stream_pb2 as pb
 from support import models, server
 from support.server import RunningServer
-from support.streaming import PATIENCE, StreamCall, array, chunk, opening
+from support.streaming import (
+    PATIENCE,
+    WIDTH,
+    StreamCall,
+    array,
+    chunk,
+    direct,
+    noise,
+    opening,
+    recurrent_loop,
+)
 
 SINGLE = "instances = 1\n"
-WIDTH = 4  # of the recurrent model
 
 
 @dataclass(frozen=True)
@@ -48,26 +56,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 async def channel(running: Running) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(running.server.grpc) as made:
         yield made
-
-
-def direct(repository: pathlib.Path, name: str) -> ort.InferenceSession:
-    return ort.InferenceSession(repository / name / "1" / "model.onnx")
-
-
-def recurrent_loop(repository: pathlib.Path, signal: Any) -> list[Any]:
-    """The answers to windows of WIDTH samples, one run after the other."""
-    session = direct(repository, "recurrent")
-    state = np.zeros((2, 1, 3), np.float32)
-    answers = []
-    for at in range(0, len(signal) - WIDTH + 1, WIDTH):
-        feeds = {"x": signal[None, at : at + WIDTH], "state": state}
-        y, state = session.run(["y", "stateN"], feeds)
-        answers.append(y)
-    return answers
-
-
-def noise(seed: int, count: int) -> Any:
-    return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
 
 
 def outputs(call: StreamCall, handle: int) -> list[Any]:

@@ -340,9 +340,9 @@ class Session:
 
     def _cut(self) -> Work:
         self._settle_gap()
-        arrival = self._arrival(self.windower.peek())
         window = self.windower.cut()
         span = window.span
+        arrival = self._arrival(span)
         start = self._timeline.taken(span.first_sample)
         end = self._timeline.taken(span.end_sample - 1, 1)
         work = Work(window, arrival, start, end, self.states)
