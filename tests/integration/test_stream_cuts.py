@@ -121,12 +121,12 @@ class Resuming:
             await call.send(pb.Command(handle=1, open=asked))
             up_to = (await call.wait_for(1, "opened")).opened.up_to_sample
         else:
-            asked = pb.Resume(
+            resume = pb.Resume(
                 session_id=self._opened.session_id,
                 resume_token=self._opened.resume_token,
                 delivery=self._delivery,
             )
-            await call.send(pb.Command(handle=1, resume=asked))
+            await call.send(pb.Command(handle=1, resume=resume))
             resumed = (await call.wait_for(1, "resumed")).resumed
             sequence, up_to, closing = resumed.next_sequence, resumed.up_to_sample, resumed.closing
         credits_ = 0

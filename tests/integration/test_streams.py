@@ -47,6 +47,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models.write(repository, "matrix", models.scaled(1.0, ("batch", "n", 3)))
     models.write(repository, "slow", models.slowed(models.scaled(2.0), 6000), toml=SINGLE)
     models.write(repository, "text", models.shout())
+    models.write(repository, "controlled", models.controlled(), config=models.CONTROLLED)
     limits = ["--max-buffered-samples=4096", "--max-connection-sessions=100"]
     with server.serving(folder / "server.log", repository, *limits) as up:
         yield Running(up, repository)
@@ -367,6 +368,22 @@ async def test_a_given_state_is_where_it_starts(
         np.testing.assert_allclose(outputs(call, 1)[0], expected, atol=1e-6)
 
 
+async def test_the_first_window_of_a_session_starts_it(channel: grpc.aio.Channel) -> None:
+    async with StreamCall(channel) as call:
+        for handle in (1, 2):
+            await call.open(handle, model="controlled", window=1, outputs=["y", "seen"])
+            await call.send(chunk(handle, 0, np.arange(1, 5, dtype=np.float32)))
+            await call.close(handle)
+            assert [float(y[0, 0]) for y in outputs(call, handle)] == [1, 3, 6, 10]
+            seen = [array(e.result.outputs[1])[0] for e in call.of(handle, "result")]
+            assert [row[:3].tolist() for row in seen] == [
+                [1, 1, 0],
+                [0, 1, 0],
+                [0, 1, 0],
+                [0, 1, 0],
+            ]
+
+
 def covered(call: StreamCall, handle: int) -> tuple[int, int]:
     """How many windows have results and how many are in gaps; all are there, once, in order."""
     at = answered = 0
@@ -398,6 +415,36 @@ async def test_a_slow_model_and_what_gives_way(channel: grpc.aio.Channel, overlo
         assert last.result.window == 399
         assert (await call.close(2)).answered == 400
         assert reasons(call, 1) == []
+
+
+async def test_a_reader_that_stops_harms_only_itself(running: Running) -> None:
+    """What it does not take is bounded; once it reads again it learns what it has missed."""
+    one = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        grpc.aio.insecure_channel(running.server.grpc, options=one) as channel,
+        grpc.aio.insecure_channel(running.server.grpc, options=one) as other,
+        StreamCall(channel) as stalled,
+        StreamCall(other) as neighbour,
+    ):
+        # Results of 2 kB: what the transport and the outbox hold between them is far less than all.
+        more = {"overload": pb.OVERLOAD_DROP_OLDEST, "buffer_samples": 2048}
+        await stalled.open(1, model="double", window=512, **more)
+        await neighbour.open(1, model="double", window=512)
+        stalled.reading.clear()
+        part = noise(0, 1024)
+        for number in range(1500):
+            await stalled.send(chunk(1, 1024 * number, part))
+            if number % 50 == 0:
+                await neighbour.send(chunk(1, 512 * (number // 50), part[:512]))
+        closed = await neighbour.close(1)
+        assert (closed.answered, closed.dropped) == (30, 0)
+        assert len(stalled.of(1, "result")) < 100
+        stalled.reading.set()
+        closed = await stalled.close(1)
+        assert closed.windows == 3000
+        assert closed.dropped > 0
+        assert covered(stalled, 1) == (closed.answered, closed.dropped)
+        assert reasons(stalled, 1) == []
 
 
 async def test_refuse_loses_nothing_and_stops_credit(channel: grpc.aio.Channel) -> None:

@@ -19,9 +19,12 @@ WIDTH = 4  # of the recurrent model
 
 
 class StreamCall:
-    """One call. Events are kept by handle, in the order in which they came."""
+    """One call. Events are kept by handle, in the order in which they came. While `reading` is
+    cleared, nothing is taken from the transport."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.reading = asyncio.Event()
+        self.reading.set()
         self.call: Any = SensorStreamStub(channel).Stream()
         self.events: dict[int, list[pb.Event]] = {}
         self._news = asyncio.Condition()
@@ -40,6 +43,7 @@ class StreamCall:
     def cut(self) -> None:
         """As a network does it: neither side is asked."""
         self.call.cancel()
+        self.reading.set()
 
     async def end(self) -> grpc.StatusCode:
         """Ends the client's side. Returns the status of the call."""
@@ -55,6 +59,7 @@ class StreamCall:
                     self.events.setdefault(event.handle, []).append(event)
                 async with self._news:
                     self._news.notify_all()
+                await self.reading.wait()
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             pass  # the server has ended the call, or the test has cut it
         finally:

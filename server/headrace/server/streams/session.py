@@ -30,13 +30,15 @@ from headrace.server.streams.window import Span, Tail, Window, Windower
 @dataclass(frozen=True, slots=True)
 class Work:
     """A window to run. arrival: of its last sample, in seconds of the monotonic clock. start_ns and
-    end_ns: its span by the client's. states: what the window before left behind."""
+    end_ns: its span by the client's. states: what the window before left behind. begins: whether no
+    window has been answered yet."""
 
     window: Window
     arrival: float
     start_ns: int
     end_ns: int
     states: Sequence[Array]
+    begins: bool
 
     @property
     def index(self) -> int:
@@ -345,7 +347,7 @@ class Session:
         arrival = self._arrival(span)
         start = self._timeline.taken(span.first_sample)
         end = self._timeline.taken(span.end_sample - 1, 1)
-        work = Work(window, arrival, start, end, self.states)
+        work = Work(window, arrival, start, end, self.states, self._answered == 0)
         self._timeline.forget_arrivals(span.end_sample)
         slot = _Slot(None, work)
         self._slots.append(slot)
