@@ -145,6 +145,97 @@ def sequence_model() -> Any:
     return build([node], [("x", "FP32", dims)], [("y", "FP32", dims)])
 
 
+def recurrent(width: int = 4, size: int = 3, layers: int = 2, seed: int = 0) -> Any:
+    """A network with state: x [batch, width], state [layers, batch, size]: rows second.
+
+    stateN = tanh(x @ weights + state * decay), with a decay for each layer; y sums the layers up.
+    """
+    rng = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node("MatMul", ["x", "weights"], ["seen"]),
+        helper.make_node("Mul", ["state", "decay"], ["kept"]),
+        helper.make_node("Add", ["kept", "seen"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["stateN"]),
+        helper.make_node("ReduceSum", ["stateN", "first"], ["y"], keepdims=0),
+    ]
+    state: Dims = (layers, "batch", size)
+    return build(
+        nodes,
+        [("x", "FP32", ("batch", width)), ("state", "FP32", state)],
+        [("y", "FP32", ("batch", size)), ("stateN", "FP32", state)],
+        {
+            "weights": rng.standard_normal((width, size)).astype(np.float32),
+            "decay": np.linspace(0.5, 0.9, layers, dtype=np.float32).reshape(layers, 1, 1),
+            "first": np.array([0], np.int64),
+        },
+    )
+
+
+def accumulate() -> Any:
+    """y = x + 0.5 state, which is also the next state."""
+    nodes = [
+        helper.make_node("Mul", ["state", "half"], ["kept"]),
+        helper.make_node("Add", ["x", "kept"], ["y"]),
+        helper.make_node("Identity", ["y"], ["next"]),
+    ]
+    dims = ("batch", 1)
+    names = ("y", "next")
+    inputs = [("x", "FP32", dims), ("state", "FP32", dims)]
+    constants = {"half": np.array(0.5, np.float32)}
+    return build(nodes, inputs, [(name, "FP32", dims) for name in names], constants)
+
+
+def controlled() -> Any:
+    """Triton's way: y = x where START is set, else y = x + state; seen = [START, READY, END, ID].
+
+    The state holds what was never reset, so that only START begins a sequence anew.
+    """
+    nodes = [
+        helper.make_node("Cast", ["START"], ["starts"], to=TensorProto.BOOL),
+        helper.make_node("Add", ["x", "state"], ["sum"]),
+        helper.make_node("Where", ["starts", "x", "sum"], ["y"]),
+        helper.make_node("Add", ["y", "nothing"], ["next"]),
+        helper.make_node("Cast", ["ID"], ["id"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["END"], ["end"], to=TensorProto.INT32),
+        helper.make_node("Concat", ["START", "READY", "end", "id"], ["seen"], axis=1),
+    ]
+    column = ("batch", 1)
+    inputs: list[Value] = [
+        ("x", "FP32", column),
+        ("state", "FP32", column),
+        ("START", "INT32", column),
+        ("READY", "INT32", column),
+        ("END", "BOOL", column),
+        ("ID", "UINT64", column),
+    ]
+    outputs: list[Value] = [
+        ("y", "FP32", column),
+        ("seen", "INT32", ("batch", 4)),
+        ("next", "FP32", column),
+    ]
+    return build(nodes, inputs, outputs, {"nothing": np.array(0, np.float32)})
+
+
+CONTROLLED = """
+sequence_batching {
+  control_input [
+    { name: "START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }] },
+    { name: "READY" control [{ kind: CONTROL_SEQUENCE_READY int32_false_true: [0, 1] }] },
+    { name: "END" control [{ kind: CONTROL_SEQUENCE_END bool_false_true: [false, true] }] },
+    { name: "ID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }] }
+  ]
+  state [{ input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: [1] }]
+}
+"""
+
+RECURRENT = """
+[[state]]
+input = "state"
+output = "stateN"
+batch_axis = 1
+"""
+
+
 def shout() -> Any:
     """y = x with "!" after each string."""
     node = helper.make_node("StringConcat", ["x", "mark"], ["y"])

@@ -22,6 +22,12 @@ from headrace.server.pressure import Pressure
 from headrace.server.rpc import server as rpc
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService
+from headrace.server.rpc.stream_codec import encode_delivery
+from headrace.server.rpc.streams import StreamService
+from headrace.server.streams.budget import StateBudget
+from headrace.server.streams.manager import SessionManager
+from headrace.server.streams.sequences import Sequences
+from headrace.server.streams.terms import StreamLimits
 from headrace.server.telemetry.metrics import Metrics, Sample
 
 _log = logging.getLogger(__name__)
@@ -64,10 +70,18 @@ class App:
         self._ready = False
         self._health = rpc.Health()
         self.registry.listener = self._health
-        self._inference = InferenceService(self.registry)
-        self._metrics = Metrics(self._samples, self._inference.outcomes)
+        budget = StateBudget(settings.max_state_bytes)
+        self._sequences = Sequences(self.registry, budget, settings.sequence_idle_seconds)
+        self._inference = InferenceService(self._sequences)
+        sessions = SessionManager(
+            self.registry, _stream_limits(settings), budget, encode_delivery, time.monotonic
+        )
+        self._metrics = Metrics(self._samples, self._inference.outcomes, sessions.statistics)
         control = ControlService(self.registry, self.is_ready)
-        self._grpc = rpc.build(self._inference, control, self._health, settings.max_message_bytes)
+        self._streams = StreamService(sessions)
+        self._grpc = rpc.build(
+            self._inference, control, self._streams, self._health, settings.max_message_bytes
+        )
         self._http = HttpServer(self.registry, self._metrics, self.is_ready)
 
     def is_ready(self) -> bool:
@@ -101,13 +115,17 @@ class App:
         await self._health.drain()
         self._inference.drain()
         try:
-            await asyncio.wait_for(self.registry.drain(), grace)
+            async with asyncio.timeout(grace):
+                await self._streams.drain()
+                await self.registry.drain()
         except TimeoutError:
             _log.warning("the grace period of %g s is over, ending what still waits", grace)
+            await self._end_streams()
             await self._abort()
         await self._settle()
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
+        self._sequences.close()
         self._metrics.close()
         if self._pressure is not None:
             self._pressure.close()
@@ -125,6 +143,12 @@ class App:
                 return
             await asyncio.sleep(_QUIET_SECONDS - quiet)
 
+    async def _end_streams(self) -> None:
+        try:
+            await asyncio.wait_for(self._streams.give_up(), _FLUSH_SECONDS)
+        except TimeoutError:
+            _log.warning("some sensor streams were not read to their end")
+
     async def _abort(self) -> None:
         self.registry.abort()
         try:
@@ -138,6 +162,15 @@ class App:
             (model.spec.name, model.spec.version, model.statistics, model.runner.state)
             for model in self.registry.ready_models()
         ]
+
+
+def _stream_limits(settings: Settings) -> StreamLimits:
+    return StreamLimits(
+        settings.max_sessions,
+        settings.max_connection_sessions,
+        settings.max_buffered_samples,
+        settings.max_session_ttl,
+    )
 
 
 @asynccontextmanager

@@ -49,6 +49,26 @@ class Settings(BaseModel):
     max_message_bytes: int = Field(
         default=256 << 20, ge=1 << 10, description="largest gRPC message accepted"
     )
+    max_sessions: int = Field(default=10_000, ge=1, description="sensor stream sessions at once")
+    max_connection_sessions: int = Field(
+        default=2_000, ge=1, description="sensor stream sessions at once on one connection"
+    )
+    max_buffered_samples: int = Field(
+        default=1 << 18,
+        ge=2,
+        description="samples of one session that may wait, each channel counted",
+    )
+    max_session_ttl: float = Field(
+        default=600.0,
+        ge=0,
+        description="longest that a session may outlive its connection, seconds",
+    )
+    max_state_bytes: int = Field(
+        default=1 << 30, ge=1, description="recurrent state of all sessions and sequences together"
+    )
+    sequence_idle_seconds: float = Field(
+        default=60.0, gt=0, description="how long a sequence is kept that nobody continues"
+    )
     log_format: Literal["auto", "human", "json"] = Field(
         default="auto", description="human on a terminal and JSON otherwise, unless said"
     )

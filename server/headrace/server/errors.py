@@ -49,6 +49,19 @@ class DeadlineExceeded(ServerError):
     """The deadline had passed when the request arrived, or passed before it was dispatched."""
 
 
+class StreamRefused(ServerError):
+    """A command of a sensor stream that is not carried out.
+
+    reason: the error's own, of STREAM_REASONS. field: of the command, dotted; empty when none is to
+    blame.
+    """
+
+    def __init__(self, reason: str, field: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.field = field
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """How one error is told. `reason` is the machine-readable `google.rpc.ErrorInfo.reason`."""
@@ -75,12 +88,40 @@ TABLE: dict[type[Exception], Row] = {
     batcher.ExecutionFailed: Row(grpc.StatusCode.INTERNAL, 500, "EXECUTION_FAILED"),
 }
 
+_INVALID, _NOT_FOUND = (grpc.StatusCode.INVALID_ARGUMENT, 400), (grpc.StatusCode.NOT_FOUND, 404)
+_EXHAUSTED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
+_CLOSING = (grpc.StatusCode.FAILED_PRECONDITION, 412)
+
+STREAM_REASONS: dict[str, Row] = {
+    reason: Row(*status, reason)
+    for reason, status in {
+        "SEQUENCE_GAP": _INVALID,
+        "SEQUENCE_REPEATED": _INVALID,
+        "TIME_WENT_BACK": _INVALID,
+        "WRONG_CHANNELS": _INVALID,
+        "NON_FINITE": _INVALID,
+        "CHUNK_TOO_LARGE": _INVALID,
+        "INVALID_INPUT": _INVALID,
+        "HANDLE_IN_USE": _INVALID,
+        "UNKNOWN_HANDLE": _NOT_FOUND,
+        "UNKNOWN_SESSION": _NOT_FOUND,
+        "CREDIT_EXCEEDED": _EXHAUSTED,
+        "TOO_MANY_SESSIONS": _EXHAUSTED,
+        "TOO_MANY_FLUSHES": _EXHAUSTED,
+        "STATE_MEMORY": _EXHAUSTED,
+        "SESSION_CLOSING": _CLOSING,
+        "SESSION_TAKEN": (grpc.StatusCode.ABORTED, 409),
+    }.items()
+}
+
 DOMAIN = "headrace"
 _LONGEST_MESSAGE = 1500
 
 
 def row_of(error: Exception) -> Row:
     """The table's row for `error`; INTERNAL for what nobody expected."""
+    if isinstance(error, StreamRefused):
+        return STREAM_REASONS[error.reason]
     for kind in type(error).__mro__:
         if kind in TABLE:
             return TABLE[kind]

@@ -1,12 +1,13 @@
 """The use case: find the model, check the request against its contract, submit it, wait.
 
-Unary calls, streams and HTTP all come through `infer`.
+Unary calls, streams and HTTP all come through `submit`; `infer` is that and the wait.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,13 +37,24 @@ class InputTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class SequencePlace:
+    """Which sequence of requests this one continues, and whether it is its first or last."""
+
+    id: int | str
+    start: bool = False
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """What a caller asks. Times are seconds: `arrival` of the monotonic clock, the others spans.
 
     outputs: names wanted; empty for all. remaining: until the transport's deadline. timeout: the
     most to wait in the queue, by the request's own parameter. priority: 1 is the most urgent level,
     0 leaves it to the model. solo: not to be run with others. caller: whose share of the executors
-    it takes.
+    it takes. states: of a stateful model, what came out of the run before, in the order of its
+    contract's states; empty to start from zeros. sequence: whose states those are, by the caller's
+    own parameters.
     """
 
     model: str
@@ -55,11 +67,14 @@ class InferenceRequest:
     priority: int = 0
     solo: bool = False
     caller: str = ""
+    states: Sequence[Array] = ()
+    sequence: SequencePlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The outputs in the order asked for, shaped as the model's contract has them.
+    """The outputs in the order asked for, shaped as the model's contract has them; and the states
+    that came out, in the order of its contract's states.
 
     padded_to: the length that the inputs were padded to; 0 when they were not.
     """
@@ -67,7 +82,29 @@ class InferenceResult:
     model: ServedModel
     outputs: Sequence[tuple[TensorSpec, Array]]
     answer: Answer
+    states: Sequence[Array] = ()
     padded_to: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request that waits for its answer. Cancelling the future withdraws it."""
+
+    model: ServedModel
+    outputs: Sequence[str]
+    work: Request
+    future: asyncio.Future[Answer]
+
+    def result(self, answer: Answer) -> InferenceResult:
+        """What `answer`, which the future ended with, says to the caller."""
+        model, key = self.model, self.work.key
+        assert isinstance(key, Key)
+        padded_to = 0 if model.lengths is None else model.lengths.answered(self.work, answer.batch)
+        specs = [model.outputs[name] for name in self.outputs]
+        arrays = dict(zip(key.outputs, answer.result, strict=True))
+        outputs = [(spec, _shape_output(spec, arrays[spec.name])) for spec in specs]
+        states = [arrays[state.output] for state in model.spec.states]
+        return InferenceResult(model, outputs, answer, states, padded_to)
 
 
 async def infer(registry: Registry, request: InferenceRequest) -> InferenceResult:
@@ -76,20 +113,27 @@ async def infer(registry: Registry, request: InferenceRequest) -> InferenceResul
     Raises InvalidInput, ModelNotFound, ModelUnavailable, DeadlineExceeded, and the batcher's
     Overloaded, Expired, Draining and ExecutionFailed.
     """
-    model = registry.get(request.model, request.version)
-    work = _prepare(model, request)
-    # Nothing awaits between finding the model and submitting to it: a reload cannot come between.
+    submitted = submit(registry, request)
     try:
-        answer = await model.runner.submit(work)
+        answer = await submitted.future
     except ExecutionFailed as error:
-        _blame_dimensions(model, request, error)
+        _blame_dimensions(submitted.model, request, error)
         raise
-    padded_to = 0 if model.lengths is None else model.lengths.answered(work, answer.batch)
-    key = work.key
-    assert isinstance(key, Key)
-    specs = [model.outputs[name] for name in key.outputs]
-    shaped = [_shape_output(spec, array) for spec, array in zip(specs, answer.result, strict=True)]
-    return InferenceResult(model, list(zip(specs, shaped, strict=True)), answer, padded_to)
+    return submitted.result(answer)
+
+
+def submit(registry: Registry, request: InferenceRequest) -> Submitted:
+    """`infer` without the wait: the same errors, some raised here, some by the future."""
+    model = registry.get(request.model, request.version)
+    # Nothing awaits between finding the model and submitting to it: a reload cannot come between.
+    work = _prepare(model, request)
+    outputs = request.outputs or model.default_outputs
+    return Submitted(model, outputs, work, model.runner.submit(work))
+
+
+def check(model: ServedModel, request: InferenceRequest) -> None:
+    """Raises InvalidInput where `submit` would."""
+    _prepare(model, request)
 
 
 def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
@@ -101,6 +145,8 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     for spec, tensor in inputs:
         _check_tensor(model, spec, tensor)
     rows = _rows(model, inputs)
+    inputs += _states(model, request, given, rows)
+    inputs += _controls(model, request, given, rows)
     arrays = [_for_session(model, spec, tensor) for spec, tensor in inputs]
     # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
     # of no rows none to be found again.
@@ -120,6 +166,38 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         solo=solo,
         caller=request.caller,
     )
+
+
+def _states(
+    model: ServedModel, request: InferenceRequest, given: Mapping[str, InputTensor], rows: int
+) -> list[tuple[TensorSpec, InputTensor]]:
+    """The state inputs that the caller has not given."""
+    found = []
+    for number, state in enumerate(model.spec.states):
+        if state.input in given:
+            continue
+        array = request.states[number] if request.states else state.zeros(rows)
+        if model.spec.batched and array.shape[state.axis] != rows:
+            raise InvalidInput(
+                f"model '{model.spec.name}': the sequence has {array.shape[state.axis]} rows, "
+                f"got {rows}"
+            )
+        found.append((model.inputs[state.input], InputTensor(state.input, state.datatype, array)))
+    return found
+
+
+def _controls(
+    model: ServedModel, request: InferenceRequest, given: Mapping[str, InputTensor], rows: int
+) -> list[tuple[TensorSpec, InputTensor]]:
+    """The control inputs. A request without a sequence is one of its own."""
+    place = request.sequence or SequencePlace(0, start=True, end=True)
+    found = []
+    for control in model.spec.controls:
+        name = control.declared.input
+        if name not in given:
+            array = control.array(rows, place.id, start=place.start, end=place.end)
+            found.append((model.inputs[name], InputTensor(name, control.datatype, array)))
+    return found
 
 
 def _priority(model: ServedModel, asked: int) -> int:
@@ -147,16 +225,16 @@ def _check_names(
     model: ServedModel, request: InferenceRequest, given: dict[str, InputTensor]
 ) -> None:
     name = model.spec.name
-    known = ", ".join(f"'{n}'" for n in model.inputs)
     if len(given) != len(request.inputs):
         names = [tensor.name for tensor in request.inputs]
         twice = next(n for n in names if names.count(n) > 1)
         raise InvalidInput(f"input '{twice}' is given more than once for model '{name}'")
     for tensor in given:
         if tensor not in model.inputs:
+            known = ", ".join(f"'{n}'" for n in model.inputs)
             raise InvalidInput(f"unknown input '{tensor}' for model '{name}', expected {known}")
     for tensor, spec in model.inputs.items():
-        if tensor not in given and not spec.optional:
+        if tensor not in given and not (spec.optional or spec.state):
             got = ", ".join(f"'{n}'" for n in given) or "none"
             raise InvalidInput(f"input '{tensor}' of model '{name}' is missing, got {got}")
 
@@ -171,7 +249,9 @@ def _outputs(model: ServedModel, wanted: Sequence[str]) -> tuple[str, ...]:
     if len(set(wanted)) != len(wanted):
         twice = next(n for n in wanted if list(wanted).count(n) > 1)
         raise InvalidInput(f"output '{twice}' is asked for more than once")
-    return tuple(wanted) or tuple(model.outputs)
+    wanted = wanted or model.default_outputs
+    # States are always among them, so that those who ask for one and those who do not share runs.
+    return (*wanted, *(s.output for s in model.spec.states if s.output not in wanted))
 
 
 def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: InputTensor) -> None:
@@ -192,8 +272,10 @@ def _rows(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) 
     """Rows along the batch dimension, which the inputs must agree on; 1 for an unbatched model."""
     if not model.spec.batched:
         return 1
-    counts = {spec.name: len(tensor.array) for spec, tensor in inputs if not spec.optional}
-    rows = next(iter(counts.values()))
+    counts = {
+        spec.name: tensor.array.shape[spec.axis] for spec, tensor in inputs if not spec.optional
+    }
+    rows: int = next(iter(counts.values()))
     for name, count in counts.items():
         if count != rows:
             first = next(iter(counts))

@@ -16,7 +16,8 @@ from headrace.server.models import served
 from headrace.server.models.plan import Plan
 from headrace.server.models.repository import Catalogue
 from headrace.server.models.served import Host, ServedModel
-from headrace.server.models.spec import TensorSpec
+from headrace.server.models.spec import ModelSpec, TensorSpec
+from headrace.server.models.states import propose_states
 
 _BAR = 30  # characters
 
@@ -53,7 +54,7 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
     )
     for kind, tensors in (("input", spec.inputs), ("output", spec.outputs)):
         for tensor in tensors:
-            note = "optional" if tensor.optional else ""
+            note = "optional" if tensor.optional else "state" if tensor.state else ""
             table.add_row(kind, tensor.name, tensor.datatype, _shape(tensor, spec.batched), note)
     console.print(table)
     if spec.batched:
@@ -70,6 +71,7 @@ def _show(console: Console, model: ServedModel, seconds: float) -> None:
             console.print(f"the graph always takes {spec.fixed_rows} rows: fewer are filled up")
     else:
         console.print(f"not batched: {spec.unbatched_because}", markup=False)
+    _show_states(console, spec)
     _show_padding(console, model)
     console.print(f"plan: {plan.in_words}; loaded and checked in {seconds:.2f} s", markup=False)
     _show_layouts(console, plan)
@@ -109,6 +111,25 @@ def _show_padding(console: Console, model: ServedModel) -> None:
         console.print(f"unequal lengths: not padded: {verdict.reason}", markup=False)
 
 
+def _show_states(console: Console, spec: ModelSpec) -> None:
+    """What the server keeps from one run to the next; or what it might, in words for model.toml."""
+    for state in spec.states:
+        console.print(
+            f"state: output {state.output} feeds input {state.input}, rows along dimension "
+            f"{state.axis}, {state.nbytes(1)} bytes for each session",
+            markup=False,
+        )
+    proposed = propose_states(spec.inputs, spec.outputs)
+    if proposed:
+        console.print("this looks like a recurrent model; to have its state kept, in model.toml:")
+    for pair in proposed:
+        console.print(
+            f'[[state]]\ninput = "{pair.input}"\noutput = "{pair.output}"\n'
+            f"batch_axis = {pair.batch_axis}",
+            markup=False,
+        )
+
+
 def _show_costs(console: Console, model: ServedModel) -> None:
     """What batches were measured to cost, and how many rows a second each size gives."""
     costs = model.costs
@@ -132,5 +153,5 @@ def _shape(tensor: TensorSpec, batched: bool) -> str:
         for dim, symbol in zip(tensor.shape, tensor.symbols, strict=True)
     ]
     if batched and dims and not tensor.optional:
-        dims[0] = "batch"
+        dims[tensor.axis] = "batch"
     return f"({', '.join(dims)})"

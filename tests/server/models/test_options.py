@@ -101,7 +101,6 @@ def test_what_is_not_honoured_is_listed_by_key_once_each(folder: pathlib.Path) -
         "output.is_shape_tensor",
         "parameters.enable_mem_arena",
         "response_cache",
-        "sequence_batching",
     )
 
 

@@ -139,8 +139,8 @@ async def test_what_is_not_honoured_is_said_once(
     registry: Registry, repository: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(repository, 2, 2.0)
-    configure(repository, ALL + "optimization {} sequence_batching {}")
+    configure(repository, ALL + "optimization {} model_warmup {}")
     with caplog.at_level(logging.WARNING):
         await registry.load("m")
     (record,) = caplog.records
-    assert record.getMessage().endswith("no effect here: optimization, sequence_batching")
+    assert record.getMessage().endswith("no effect here: model_warmup, optimization")

@@ -24,6 +24,7 @@ import onnxruntime as ort
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
+from headrace.server.executors.layout import PLAIN, Layout, rows_of
 from headrace.server.executors.padding import Padding
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
@@ -51,11 +52,13 @@ class Key:
     inputs: name, datatype and non-batch dimensions of each, as the model is run: a padded length in
     place of a request's own. outputs: the names asked for, in order.
     bfloat16: whether any of these tensors is BF16, which takes a slower way through ONNX Runtime.
+    layout: batch axes other than the first, and inputs that are fixed.
     """
 
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[str, ...]
     bfloat16: bool = False
+    layout: Layout = PLAIN
 
 
 class Session(Protocol):
@@ -163,8 +166,9 @@ class OnnxExecutor:
         feeds = []
         for index, (name, datatype, _) in enumerate(key.inputs):
             arrays = [payload.inputs[index] for payload in payloads]
-            if datatype == "BYTES":
-                feeds.append(np.concatenate(arrays))
+            axis = key.layout.axis(name)
+            if datatype == "BYTES" or axis:
+                feeds.append(np.concatenate(arrays, axis))
                 continue
             buffer = self._buffers.get((name, key.inputs), arrays[0], batch.rows)
             feeds.append(np.concatenate(arrays, out=buffer))
@@ -211,10 +215,11 @@ def run_session(
 
     Raises whatever ONNX Runtime raises.
     """
+    constants = key.layout.constants
     if not key.bfloat16:
         names = (name for name, _, _ in key.inputs)
         arrays: list[Array] = session.run(
-            list(key.outputs), dict(zip(names, feeds, strict=True)), options
+            list(key.outputs), {**dict(zip(names, feeds, strict=True)), **constants}, options
         )
         return arrays
     values = {
@@ -223,6 +228,8 @@ def run_session(
         else ort.OrtValue.ortvalue_from_numpy(array)
         for (name, datatype, _), array in zip(key.inputs, feeds, strict=True)
     }
+    for name, array in constants.items():
+        values[name] = ort.OrtValue.ortvalue_from_numpy(array)
     outputs = session.run_with_ort_values(list(key.outputs), values, options)
     return [_to_numpy(value) for value in outputs]
 
@@ -242,15 +249,18 @@ def _to_numpy(value: Any) -> Array:
 def _scatter(
     key: Key, batch: Batch, outputs: list[Array], padding: Padding | None
 ) -> list[list[Array]]:
-    """The members' shares of the outputs, as views; cut to their lengths where `padding` is given.
+    """The members' shares of the outputs, as views; copies of those that outlive the batch; cut to
+    their lengths where `padding` is given.
 
     Raises ValueError when an output does not follow the batch, or not the length: its rows cannot
     be told apart.
     """
     if len(batch.requests) == 1 and padding is None:
         return [outputs]
-    for name, output in zip(key.outputs, outputs, strict=True):
-        if output.ndim == 0 or len(output) != batch.rows:
+    axes = [key.layout.axis(name) for name in key.outputs]
+    kept = [name in key.layout.kept for name in key.outputs]
+    for name, axis, output in zip(key.outputs, axes, outputs, strict=True):
+        if output.ndim <= axis or output.shape[axis] != batch.rows:
             raise ValueError(
                 f"output '{name}' has shape {list(output.shape)} for a batch of {batch.rows} rows"
             )
@@ -258,13 +268,14 @@ def _scatter(
     shares = []
     at = 0
     for request in batch.requests:
-        share = [output[at : at + request.rows] for output in outputs]
+        end = at + request.rows
+        views = [rows_of(output, axis, at, end) for output, axis in zip(outputs, axes, strict=True)]
         length = request.payload.length
         if padding is not None and length:
-            share = [
-                padding.cut(name, output, length, longest)
-                for name, output in zip(key.outputs, share, strict=True)
+            views = [
+                padding.cut(name, view, length, longest)
+                for name, view in zip(key.outputs, views, strict=True)
             ]
-        shares.append(share)
-        at += request.rows
+        shares.append([v.copy() if keep else v for v, keep in zip(views, kept, strict=True)])
+        at = end
     return shares

@@ -18,6 +18,8 @@ from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import model_config_pb2 as pb
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
+from headrace.server.models.controls import ControlDeclaration, ControlKind
+from headrace.server.models.states import StateDeclaration
 
 _DATATYPE_NAMES = {d.config_value: d.name for d in DATATYPES.values()}
 _THREAD_PARAMETERS = {
@@ -27,11 +29,14 @@ _THREAD_PARAMETERS = {
 _HONOURED = {
     "name", "platform", "backend", "runtime", "max_batch_size", "version_policy", "input",
     "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
+    "sequence_batching",
 }  # fmt: skip
 _HONOURED_BATCHING = {
     "preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy",
     "priority_levels", "default_priority_level",
 }  # fmt: skip
+_HONOURED_SEQUENCES = {"state", "control_input", "max_sequence_idle_microseconds"}
+_HONOURED_STATE = {"input_name", "output_name", "data_type", "dims", "initial_state"}
 _HONOURED_TENSOR = {
     "name", "data_type", "dims", "reshape", "label_filename",
 }  # fmt: skip
@@ -76,6 +81,9 @@ class ModelOptions:
     own; override_timeout lets a caller's be shorter.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes. padding:
     whether requests of unequal length may be padded to one, where that is found to be safe.
+    states: outputs that feed inputs of the next run. controls: inputs that tell of a row's
+    sequence. constants: inputs that are the same at every run, by name. max_sequence_idle: seconds
+    until a sequence that nobody continues is forgotten.
     not_honoured: keys that were set and have no effect here.
     """
 
@@ -99,7 +107,23 @@ class ModelOptions:
     priority_levels: int = 0
     padding: bool = True
     not_honoured: tuple[str, ...] = ()
+    states: tuple[StateDeclaration, ...] = ()
+    controls: tuple[ControlDeclaration, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    max_sequence_idle: float | None = None
     source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
+
+
+class _TomlState(BaseModel):
+    """One [[state]] of model.toml."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: str
+    output: str
+    batch_axis: int | None = Field(default=None, ge=0)
+    dims: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    initial: Literal["zeros"] = "zeros"
 
 
 class _Toml(BaseModel):
@@ -121,6 +145,9 @@ class _Toml(BaseModel):
     preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     max_delay: float | None = Field(default=None, ge=0)
     padding: Literal["auto", "off"] = "auto"
+    state: list[_TomlState] = Field(default_factory=list)
+    constants: dict[str, Any] = Field(default_factory=dict)
+    max_sequence_idle: float | None = Field(default=None, gt=0)
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:
@@ -160,7 +187,12 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
     _check_inside("filename", values.filename)
-    given = values.model_dump(exclude={"versions"}) | {"padding": values.padding == "auto"}
+    given = values.model_dump(exclude={"versions", "state"})
+    given["padding"] = values.padding == "auto"
+    given["states"] = tuple(
+        StateDeclaration(state.input, state.output, state.batch_axis, state.dims)
+        for state in values.state
+    )
     if values.versions == "all":
         given["versions"] = VersionPolicy(latest=None)
     elif values.versions is not None:
@@ -200,9 +232,43 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         else None,
         default_priority=batching.default_priority_level or None,
         priority_levels=batching.priority_levels,
+        states=_states(config.sequence_batching),
+        controls=_controls(config.sequence_batching),
+        max_sequence_idle=config.sequence_batching.max_sequence_idle_microseconds / 1e6 or None,
         not_honoured=tuple(_not_honoured(config)),
         source=config,
     )
+
+
+def _states(batching: pb.ModelSequenceBatching) -> tuple[StateDeclaration, ...]:
+    found = []
+    for state in batching.state:
+        for initial in state.initial_state:
+            if initial.data_file:
+                raise LoadFailed(
+                    "sequence_batching.state.initial_state.data_file: expected zero_data, states "
+                    f"start from zeros here, got '{initial.data_file}'"
+                )
+        dims = tuple(state.dims) if state.dims else None
+        found.append(StateDeclaration(state.input_name, state.output_name, dims=dims))
+    return tuple(found)
+
+
+def _controls(batching: pb.ModelSequenceBatching) -> tuple[ControlDeclaration, ...]:
+    found = []
+    for tensor in batching.control_input:
+        for control in tensor.control:
+            kind = ControlKind(pb.ModelSequenceBatching.Control.Kind.Name(control.kind))
+            values = [
+                *control.int32_false_true, *control.fp32_false_true, *control.bool_false_true
+            ]  # fmt: skip
+            if kind is not ControlKind.CORRID and len(values) != 2:
+                raise LoadFailed(
+                    f"sequence_batching.control_input '{tensor.name}': expected two values, for "
+                    f"false and true, got {len(values)}"
+                )
+            found.append(ControlDeclaration(tensor.name, kind, *values[:2]))
+    return tuple(found)
 
 
 def _check_numbers(config: pb.ModelConfig) -> None:
@@ -289,6 +355,10 @@ def _not_honoured(config: pb.ModelConfig) -> list[str]:
     found += _unknown(config.dynamic_batching, _HONOURED_BATCHING, "dynamic_batching.")
     queue = config.dynamic_batching.default_queue_policy
     found += _unknown(queue, _HONOURED_QUEUE, "dynamic_batching.default_queue_policy.")
+    sequences = config.sequence_batching
+    found += _unknown(sequences, _HONOURED_SEQUENCES, "sequence_batching.")
+    for state in sequences.state:
+        found += _unknown(state, _HONOURED_STATE, "sequence_batching.state.")
     found += [key for t in config.input for key in _unknown(t, _HONOURED_TENSOR, "input.")]
     found += [key for t in config.output for key in _unknown(t, _HONOURED_TENSOR, "output.")]
     for group in config.instance_group:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headrace.inference.tensors import DATATYPES, Array
+from headrace.server.executors.layout import rows_of
 from headrace.server.executors.onnx import Session, run_session
 from headrace.server.models.spec import ModelSpec, TensorSpec
 
@@ -80,11 +81,19 @@ def _compare(spec: ModelSpec, session: Session, recipe: Recipe) -> Verdict:
     batch = run_session(session, key, together)
     verdict = Verdict()
     for row in range(ROWS):
-        alone = run_session(session, key, [array[row : row + 1] for array in together])
+        one = [
+            rows_of(array, tensor.axis, row, row + 1)
+            for tensor, array in zip(inputs, together, strict=True)
+        ]
+        alone = run_session(session, key, one)
         for tensor, expected, joint in zip(spec.outputs, alone, batch, strict=True):
-            if joint.ndim == 0 or len(joint) != ROWS or len(expected) != 1:
+            if _rows(tensor, joint) != ROWS or _rows(tensor, expected) != 1:
                 return Verdict(f"output '{tensor.name}' does not follow the batch")
-        verdict = _agreement(spec, verdict, alone, [joint[row : row + 1] for joint in batch])
+        together_row = [
+            rows_of(array, tensor.axis, row, row + 1)
+            for tensor, array in zip(spec.outputs, batch, strict=True)
+        ]
+        verdict = _agreement(spec, verdict, alone, together_row)
         if verdict.reason:
             break
     return verdict
@@ -147,6 +156,11 @@ def _agreement(
     return Verdict(deviation=worst)
 
 
+def _rows(tensor: TensorSpec, array: Array) -> int:
+    """Rows along the batch axis; none where there is no such axis."""
+    return int(array.shape[tensor.axis]) if array.ndim > tensor.axis else 0
+
+
 def deviation_of(tensor: TensorSpec, alone: Array, together: Array) -> float:
     """The largest difference, as a share of the largest value; infinite for another shape."""
     if alone.shape != together.shape:
@@ -175,7 +189,8 @@ def synthetic(spec: TensorSpec, rows: int, recipe: Recipe, rng: np.random.Genera
     Floats are standard normal, integers below the recipe's bound. A mask is all ones: what it hides
     would not be looked at.
     """
-    shape = [rows, *(recipe.variable if dim == -1 else dim for dim in _inner(spec))]
+    shape = [recipe.variable if dim == -1 else dim for dim in _inner(spec)]
+    shape.insert(spec.axis, rows)
     if spec.datatype == "BYTES":
         texts = np.array([str(number) for number in rng.integers(0, 10, int(np.prod(shape)))])
         return texts.astype(object).reshape(shape)
@@ -201,4 +216,6 @@ def is_mask(spec: TensorSpec) -> bool:
 
 def _inner(spec: TensorSpec) -> Sequence[int]:
     """The dimensions inside a row, as the graph wants them."""
-    return spec.shape[1:] if spec.model_shape is None else spec.model_shape
+    if spec.model_shape is not None:
+        return spec.model_shape
+    return spec.shape[: spec.axis] + spec.shape[spec.axis + 1 :]

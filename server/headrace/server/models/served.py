@@ -17,6 +17,7 @@ from headrace.batcher.policy import Policy
 from headrace.batcher.runner import Runner
 from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
+from headrace.server.executors.layout import PLAIN
 from headrace.server.executors.onnx import OnnxExecutor, Session
 from headrace.server.executors.session import Provider, SessionOptions, open_session
 from headrace.server.models.lengths import Lengths
@@ -78,6 +79,7 @@ class ServedModel:
         self.labels = opened.labels
         self.inputs = {tensor.name: tensor for tensor in spec.inputs}
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
+        self.default_outputs = tuple(t.name for t in spec.outputs if not t.state)
         self.statistics = ModelStatistics()
         self._closing: asyncio.Task[None] | None = None
         self._executors = list(_executors(opened))
@@ -184,6 +186,8 @@ def _check_rows(spec: ModelSpec, session: ort.InferenceSession) -> tuple[ModelSp
 def _check_lengths(spec: ModelSpec, session: Session, options: ModelOptions) -> PaddingVerdict:
     if not options.padding:
         return PaddingVerdict(reason='the configuration says padding = "off"')
+    if spec.layout is not PLAIN or spec.controls:
+        return PaddingVerdict(reason="the model has inputs that its callers do not send")
     return probe_padding(spec, session)
 
 

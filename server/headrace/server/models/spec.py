@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,16 @@ import onnxruntime as ort
 
 from headrace.inference.tensors import Array
 from headrace.server.errors import LoadFailed
+from headrace.server.executors.layout import PLAIN, Layout
 from headrace.server.executors.onnx import Key
+from headrace.server.models.controls import ControlSpec, mark_controls
 from headrace.server.models.options import ModelOptions, TensorDeclaration
+from headrace.server.models.states import (
+    StateSpec,
+    constant_inputs,
+    mark_states,
+    state_specs,
+)
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -45,7 +53,8 @@ class TensorSpec:
     shape: -1 for a dimension that varies; includes the batch dimension. symbols: the graph's own
     name of each dimension, empty where it has none. model_shape: what the graph itself wants, where
     the configuration reshapes. rows_lead: whether the first dimension counts rows, which
-    model_shape then leaves out. optional: the graph has a default for it.
+    model_shape then leaves out. optional: the graph has a default for it. axis: where its rows lie,
+    when the model is batched. state: the server brings it, or keeps it, for the caller.
     """
 
     name: str
@@ -55,6 +64,8 @@ class TensorSpec:
     optional: bool = False
     model_shape: tuple[int, ...] | None = None
     rows_lead: bool = False
+    axis: int = 0
+    state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,8 @@ class ModelSpec:
     says why. max_batch_size: rows that may share one. row_limit: the most rows of one request, None
     when only memory limits it. has_bfloat16: whether any tensor is BF16, which NumPy cannot hold.
     fixed_rows: the first dimension of all inputs and outputs, where the graph has one number for
-    it; 0 elsewhere.
+    it; 0 elsewhere. states: what the server keeps from one run to the next; controls: what it tells
+    of a sequence. The tensors of both are among inputs and outputs.
     """
 
     name: str
@@ -78,17 +90,24 @@ class ModelSpec:
     row_limit: int | None
     has_bfloat16: bool = False
     fixed_rows: int = 0
+    states: tuple[StateSpec, ...] = ()
+    layout: Layout = PLAIN
+    controls: tuple[ControlSpec, ...] = ()
 
     def key(
         self, given: Sequence[TensorSpec], arrays: Sequence[Array], outputs: tuple[str, ...]
     ) -> Key:
         """The compatibility key of `arrays`, one for each input of `given`, for these `outputs`."""
-        skip = 1 if self.batched else 0
         inputs = tuple(
-            (tensor.name, tensor.datatype, array.shape[skip:])
+            (tensor.name, tensor.datatype, self._row_shape(tensor, array))
             for tensor, array in zip(given, arrays, strict=True)
         )
-        return Key(inputs, outputs, self.has_bfloat16)
+        return Key(inputs, outputs, self.has_bfloat16, self.layout)
+
+    def _row_shape(self, tensor: TensorSpec, array: Array) -> tuple[int, ...]:
+        if not self.batched:
+            return array.shape
+        return array.shape[: tensor.axis] + array.shape[tensor.axis + 1 :]
 
     def unbatched(self, reason: str) -> ModelSpec:
         """The same model, each request run alone."""
@@ -123,10 +142,13 @@ def read_spec(
     Raises LoadFailed when the graph has types the protocol cannot carry, or when the configuration
     does not fit the graph.
     """
-    inputs = [_read(node) for node in session.get_inputs()]
-    inputs += [replace(_read(node), optional=True) for node in _overridable(session)]
-    outputs = [_read(node) for node in session.get_outputs()]
+    inputs: Sequence[TensorSpec] = [_read(node) for node in session.get_inputs()]
+    inputs = [*inputs, *(replace(_read(node), optional=True) for node in _overridable(session))]
+    outputs: Sequence[TensorSpec] = [_read(node) for node in session.get_outputs()]
     types = {spec.datatype for spec in (*inputs, *outputs)}
+    inputs, constants = constant_inputs(inputs, options.constants)
+    inputs, controls = mark_controls(inputs, options.controls)
+    inputs, outputs = mark_states(inputs, outputs, options.states)
     if types >= {"BF16", "BYTES"}:
         raise LoadFailed("ONNX Runtime's Python interface cannot run BF16 and text in one model")
     problems = _undeclared("input", inputs, options.inputs)
@@ -140,6 +162,8 @@ def read_spec(
             "the configuration does not fit the model: max_batch_size is "
             f"{options.max_batch_size}, but {reason}"
         )
+    layout = _layout(outputs, inputs, constants)
+    plain = layout is PLAIN and not controls
     return ModelSpec(
         name,
         version,
@@ -150,8 +174,19 @@ def read_spec(
         (options.max_batch_size or default_max_batch) if batched else 1,
         options.max_batch_size or None if batched else None,
         "BF16" in types,
-        0 if batched or "BF16" in types else _fixed_rows(inputs, outputs, options),
+        0 if batched or "BF16" in types or not plain else _fixed_rows(inputs, outputs, options),
+        state_specs(inputs, options.states),
+        layout,
+        controls,
     )
+
+
+def _layout(
+    outputs: Sequence[TensorSpec], inputs: Sequence[TensorSpec], constants: Mapping[str, Array]
+) -> Layout:
+    axes = {spec.name: spec.axis for spec in (*inputs, *outputs) if spec.axis}
+    kept = frozenset(spec.name for spec in outputs if spec.state)
+    return Layout(axes, kept, constants) if kept or constants else PLAIN
 
 
 def _overridable(session: ort.InferenceSession) -> Sequence[Any]:
@@ -198,13 +233,17 @@ def _why_unbatched(
     required = [spec for spec in inputs if not spec.optional]
     if not required:
         return "the model has no required input"
-    symbols = {spec.symbols[0] for spec in required if spec.symbols and spec.symbols[0]}
+    symbols = {
+        spec.symbols[spec.axis] for spec in required if spec.symbols and spec.symbols[spec.axis]
+    }
     for kind, specs in (("input", required), ("output", outputs)):
         for spec in specs:
             if not spec.shape:
                 return f"{kind} '{spec.name}' is a scalar"
-            if spec.shape[0] != -1:
-                return f"the first dimension of {kind} '{spec.name}' is always {spec.shape[0]}"
+            size = spec.shape[spec.axis]
+            if size != -1:
+                which = f"dimension {spec.axis}" if spec.axis else "the first dimension"
+                return f"{which} of {kind} '{spec.name}' is always {size}"
     if len(symbols) > 1:
         return f"the inputs' first dimensions have different names: {', '.join(sorted(symbols))}"
     return ""

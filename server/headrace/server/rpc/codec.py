@@ -18,7 +18,12 @@ from headrace.inference.tensors import (
 )
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.inference import InferenceRequest, InferenceResult, InputTensor
+from headrace.server.inference import (
+    InferenceRequest,
+    InferenceResult,
+    InputTensor,
+    SequencePlace,
+)
 from headrace.server.models.spec import TensorSpec
 from headrace.server.rpc.wire import WireRequest
 
@@ -62,6 +67,7 @@ def decode(
         priority=priority,
         solo=solo,
         caller=caller,
+        sequence=_sequence(message.parameters),
     )
 
 
@@ -124,6 +130,26 @@ def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int, bool]
                 f"parameter '{key}': names that begin with '{_RESERVED}' are reserved"
             )
     return timeout, priority, solo
+
+
+def _sequence(parameters: Mapping[str, Any]) -> SequencePlace | None:
+    """The request's place in a sequence; None for an id of 0 or "", which mean that it has none."""
+    if "sequence_id" not in parameters:
+        return None
+    parameter = parameters["sequence_id"]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "string_param"):
+        raise InvalidInput(
+            f"parameter 'sequence_id': expected int64_param or string_param, got {kind}"
+        )
+    flags = {}
+    for key in ("sequence_start", "sequence_end"):
+        flag = parameters[key].WhichOneof("parameter_choice") if key in parameters else "bool_param"
+        if flag != "bool_param":
+            raise InvalidInput(f"parameter '{key}': expected bool_param, got {flag}")
+        flags[key] = key in parameters and parameters[key].bool_param
+    id_ = getattr(parameter, kind)
+    return SequencePlace(id_, flags["sequence_start"], flags["sequence_end"]) if id_ else None
 
 
 def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:

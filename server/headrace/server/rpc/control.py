@@ -20,6 +20,7 @@ EXTENSIONS = (
     "model_repository",
     "model_configuration",
     "schedule_policy",
+    "sequence",
     "binary_tensor_data",
     "parameters",
     "statistics",
@@ -57,8 +58,8 @@ class ControlService:
             name=spec.name,
             versions=self._registry.versions(spec.name),
             platform=PLATFORM,
-            inputs=[_metadata(tensor) for tensor in spec.inputs],
-            outputs=[_metadata(tensor) for tensor in spec.outputs],
+            inputs=[_metadata(tensor) for tensor in spec.inputs if not tensor.state],
+            outputs=[_metadata(tensor) for tensor in spec.outputs if not tensor.state],
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:

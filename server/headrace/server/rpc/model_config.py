@@ -23,19 +23,24 @@ def effective_config(model: ServedModel) -> config_pb.ModelConfig:
     config.default_model_filename = model.options.filename
     if not config.HasField("version_policy"):
         config.version_policy.latest.num_versions = 1
-    if spec.batched and config.WhichOneof("scheduling_choice") is None:
+    stateless = not spec.states
+    if spec.batched and stateless and config.WhichOneof("scheduling_choice") is None:
         config.dynamic_batching.SetInParent()
     skip = 1 if spec.batched else 0
     given_inputs = {tensor.name: tensor for tensor in model.options.source.input}
     given_outputs = {tensor.name: tensor for tensor in model.options.source.output}
     del config.input[:], config.output[:], config.instance_group[:]
-    for tensor in spec.inputs:
+    for state in () if config.HasField("sequence_batching") else spec.states:
+        kept = config.sequence_batching.state.add(input_name=state.input, output_name=state.output)
+        kept.data_type = DATATYPES[state.datatype].config_value  # type: ignore[assignment]
+        kept.dims[:] = [d for axis, d in enumerate(state.shape) if not skip or axis != state.axis]
+    for tensor in (spec for spec in spec.inputs if not spec.state):
         declared = config.input.add()
         if tensor.name in given_inputs:
             declared.CopyFrom(given_inputs[tensor.name])
         _declare(declared, tensor, 0 if tensor.optional else skip)
         declared.optional = tensor.optional
-    for tensor in spec.outputs:
+    for tensor in (spec for spec in spec.outputs if not spec.state):
         result = config.output.add()
         if tensor.name in given_outputs:
             result.CopyFrom(given_outputs[tensor.name])

@@ -19,27 +19,31 @@ from headrace.server.models.registry import ModelListener
 from headrace.server.rpc import wire
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService, guarded
+from headrace.server.rpc.streams import StreamService
+from headrace.stream.v1 import stream_pb2 as stream_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_STREAM_SERVICE = stream_pb.DESCRIPTOR.services_by_name["SensorStream"]
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _MOST_PENDING = 1 << 20
+_KEEPALIVE_MS = 20_000
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(ModelListener):
-    """`grpc.health.v1`: the server under "" and its service's name, each model under its own."""
+    """`grpc.health.v1`: the server under "" and its services' names, each model under its own."""
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
 
     async def start(self) -> None:
         """Known, and not serving yet."""
-        for name in ("", _SERVICE.full_name):
+        for name in ("", _SERVICE.full_name, _STREAM_SERVICE.full_name):
             await self.servicer.set(name, _NOT_SERVING)
 
     async def ready(self) -> None:
-        for name in ("", _SERVICE.full_name):
+        for name in ("", _SERVICE.full_name, _STREAM_SERVICE.full_name):
             await self.servicer.set(name, _SERVING)
 
     async def set_model(self, name: str, ready: bool) -> None:
@@ -51,7 +55,11 @@ class Health(ModelListener):
 
 
 def build(
-    inference: InferenceService, control: ControlService, health_: Health, max_message_bytes: int
+    inference: InferenceService,
+    control: ControlService,
+    streams: StreamService,
+    health_: Health,
+    max_message_bytes: int,
 ) -> grpc.aio.Server:
     """A server with everything registered and no port yet."""
     server = grpc.aio.server(
@@ -67,11 +75,15 @@ def build(
             ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
             # gRPC's default of five minutes would cut off clients that watch quiet streams.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # A client that vanished without a word holds its sessions until this finds out.
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
         ]
     )
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(_SERVICE.full_name, _handlers(inference, control)),)
     )
+    server.add_generic_rpc_handlers((_stream_handler(streams),))
     health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, server)
     _add_reflection(server)
     return server
@@ -98,6 +110,14 @@ def _handlers(inference: InferenceService, control: ControlService) -> dict[str,
     return handlers
 
 
+def _stream_handler(streams: StreamService) -> grpc.GenericRpcHandler:
+    # Responses are put together as bytes.
+    method: Any = grpc.stream_stream_rpc_method_handler(
+        streams.stream, _lenient(stream_pb.StreamRequest.FromString), None
+    )
+    return grpc.method_handlers_generic_handler(_STREAM_SERVICE.full_name, {"Stream": method})
+
+
 def _lenient(parse: Callable[[bytes], Any]) -> Any:
     """`parse`, which gives the error to be answered for what is no such message.
 
@@ -122,7 +142,13 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     text = text_format.MessageToString(descriptor_pb2.FileDescriptorProto.FromString(alpha))
     v1 = text_format.Parse(text.replace("v1alpha", "v1"), descriptor_pb2.FileDescriptorProto())
     POOL.AddSerializedFile(v1.SerializeToString())
-    names = (_SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
+    names = (
+        _SERVICE.full_name,
+        _STREAM_SERVICE.full_name,
+        health.SERVICE_NAME,
+        reflection.SERVICE_NAME,
+        _REFLECTION_V1,
+    )
     servicer = reflection.aio.ReflectionServicer(names, POOL)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

@@ -13,10 +13,9 @@ import grpc
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
-from headrace.server.inference import infer
-from headrace.server.models.registry import Registry
 from headrace.server.rpc import codec
 from headrace.server.rpc.wire import WireRequest
+from headrace.server.streams.sequences import Sequences
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +38,8 @@ else:
 class InferenceService:
     """Answers ModelInfer and ModelStreamInfer."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, sequences: Sequences) -> None:
+        self._sequences = sequences
         self._draining = False
         self.outcomes: Counter[str] = Counter()
         self._last_arrival = time.monotonic()
@@ -77,7 +76,7 @@ class InferenceService:
         if isinstance(wire, errors.InvalidInput):
             raise wire
         request = codec.decode(wire, arrival, remaining, caller)
-        result = await infer(self._registry, request)
+        result = await self._sequences.infer(request)
         return codec.encode(wire.message, result)
 
     async def model_infer(self, wire: Received, context: Context) -> pb.ModelInferResponse:

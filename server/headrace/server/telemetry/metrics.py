@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from headrace.batcher.state import State
-from headrace.server.telemetry.statistics import ModelStatistics
+from headrace.server.telemetry.statistics import ModelStatistics, StreamStatistics
 
 # (model, version, counters, queues) of each version that serves
 Sample = tuple[str, str, ModelStatistics, State]
@@ -26,7 +26,10 @@ class Metrics:
     """The instruments over whatever `samples` gives at the time of collection."""
 
     def __init__(
-        self, samples: Callable[[], Iterable[Sample]], outcomes: Mapping[str, int]
+        self,
+        samples: Callable[[], Iterable[Sample]],
+        outcomes: Mapping[str, int],
+        streams: StreamStatistics | None = None,
     ) -> None:
         """`outcomes` counts inference calls by how they ended, whatever model they named."""
         self._samples = samples
@@ -56,6 +59,29 @@ class Metrics:
         gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
         gauge("headrace.queue.bytes", [self._each(_queued_bytes)], "By", "Bytes waiting")
         gauge("headrace.executors.busy", [self._each(_busy)], "{executor}", "Executors running")
+
+        if streams is not None:
+            self._watch(meter, streams)
+
+    def _watch(self, meter: Meter, streams: StreamStatistics) -> None:
+        """The instruments of the sensor streams."""
+
+        def sessions(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(streams.sessions)]
+
+        def windows(_: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(streams.answered, {"outcome": "answered"})
+            for reason, n in streams.dropped.items():
+                yield Observation(n, {"outcome": reason})
+
+        def refused(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(n, {"reason": reason}) for reason, n in streams.refused.items()]
+
+        count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+        gauge("headrace.sessions", [sessions], "{session}", "Sensor stream sessions open")
+        count("headrace.windows", [windows], "{window}", "Windows of sessions by their end")
+        why = "Commands of sensor streams refused by reason"
+        count("headrace.commands.refused", [refused], "{command}", why)
 
     def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(n, {"reason": reason}) for reason, n in self._outcomes.items()]

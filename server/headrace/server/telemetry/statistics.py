@@ -108,3 +108,14 @@ class ModelStatistics(Observer):
         self.infer.add(completion.infer_seconds)
         self.output.add(completion.output_seconds)
         self.rows += request.rows
+
+
+@dataclass(slots=True)
+class StreamStatistics:
+    """Counts of the sensor streams: sessions that are open, attached or not; windows answered, and
+    windows dropped by why; commands refused by why."""
+
+    sessions: int = 0
+    answered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
