@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
-from headrace.batcher.policy import Policy, WorkConserving
+from headrace.batcher.policy import TIMER_GRAIN, Policy, WorkConserving
 from headrace.batcher.request import (
     Action,
     Batch,
@@ -25,7 +25,7 @@ from headrace.batcher.request import (
     Why,
 )
 from headrace.batcher.scheduler import Scheduler
-from headrace.batcher.state import Limits
+from headrace.batcher.state import Device, Limits
 from headrace.batcher.testing import ManualClock
 
 KEYS = ("a", "b", "c")
@@ -33,20 +33,32 @@ DELAY = 0.02
 CALLERS = ("one", "two", "three")
 LIMITS = Limits(max_batch_rows=4, max_queued_requests=12, max_queued_bytes=100)
 
+# The kind of each executor, and its team where it is not the main one: alike, two that one wider
+# takes turns with, a fast one and its slow helper.
+EXECUTORS: tuple[tuple[dict[str, str], dict[str, int]], ...] = (
+    ({"e0": "cpu"}, {}),
+    ({"e0": "cpu", "e1": "cpu", "e2": "cpu"}, {}),
+    ({"e0": "cpu", "e1": "cpu", "w0": "wide"}, {"w0": 1}),
+    ({"e0": "gpu", "h0": "cpu"}, {}),
+)
+
 
 class Histories(RuleBasedStateMachine):
-    """Arrivals, completions, failures, cancellations and expiries, in any order.
+    """Arrivals, completions, failures, cancellations and expiries, in any order; other models that
+    come to use the device and go, and processors that are pressed or have time.
 
     `ended` counts how often each request came to an end, whatever the end was.
     """
 
     policy: ClassVar[Policy]
 
-    @initialize(executors=st.integers(1, 3))
-    def start(self, executors: int) -> None:
+    @initialize(executors=st.sampled_from(EXECUTORS))
+    def start(self, executors: tuple[dict[str, str], dict[str, int]]) -> None:
         self.clock = ManualClock()
-        kinds = {f"e{n}": "cpu" for n in range(executors)}
-        self.scheduler = Scheduler(kinds, self.policy, LIMITS)
+        kinds, others = executors
+        teams = {name: others.get(name, 0) for name in kinds}
+        self.device = Device()
+        self.scheduler = Scheduler(kinds, self.policy, LIMITS, teams, self.device)
         self.state = self.scheduler.state
         self.requests: list[Request] = []
         self.ended: Counter[Request] = Counter()
@@ -123,6 +135,12 @@ class Histories(RuleBasedStateMachine):
         assert fewer or lighter
         assert all(r.rank < min(d.rank for d in displaced) for r in left)
 
+    @rule(others=st.integers(0, 2), pressed=st.booleans())
+    def the_device_changes(self, others: int, pressed: bool) -> None:
+        ours = sum(batch is not None for batch in self.state.running.values())
+        self.device.running = ours + others
+        self.device.pressed = pressed
+
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.6, 5.0]))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -170,6 +188,7 @@ class Histories(RuleBasedStateMachine):
         waiting = {r: r.key for r in self.requests if r.phase is Phase.QUEUED}
         actions = self.scheduler.step(now)
         self.check_wake(actions, now)
+        self.check_teams(actions)
         refused = [action.request for action in actions if isinstance(action, Reject)]
         assert Counter(refused) == Counter(self.displaced)
         self.displaced = []
@@ -211,15 +230,30 @@ class Histories(RuleBasedStateMachine):
             assert not actions or first == math.inf or wakes == [first]
         elif isinstance(self.policy, Learned):
             assert not actions or first == math.inf or wakes[0] <= first
-            if self.state.idle and self.state.queued_requests:
-                assert wakes[0] <= now + self.longest_run()
+            fast = [e for e in self.state.idle if e not in self.state.helpers]
+            if fast and self.state.queued_requests:
+                assert wakes[0] <= now + max(self.longest_run(), TIMER_GRAIN)
         elif self.state.idle and self.state.queued_requests:
             assert wakes
             assert wakes[0] <= now + DELAY
 
+    def check_teams(self, actions: list[Action]) -> None:
+        running = [name for name, batch in self.state.running.items() if batch is not None]
+        assert len({self.state.teams[name] for name in running}) <= 1
+        others = self.device.running - len(running)
+        for action in actions:
+            if isinstance(action, Dispatch) and self.state.teams[action.batch.executor]:
+                assert running == [action.batch.executor]
+                assert not others
+
     def longest_run(self) -> float:
         """Seconds of the largest batch of what waits: a wait that saves time is shorter."""
-        tables = [self.state.table("e0", k, q.row_bytes) for k, q in self.state.queues.items()]
+        tables = [
+            self.state.table(executor, k, q.row_bytes)
+            for k, q in self.state.queues.items()
+            for executor in self.state.kinds
+        ]
+        tables = [table for table in tables if table.known]
         return max(table.seconds(LIMITS.max_batch_rows) for table in tables)
 
     def check_batch(self, batch: Batch, waiting: dict[Request, object], now: float) -> None:
