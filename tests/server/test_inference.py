@@ -262,6 +262,10 @@ X = floats("x", 1, 3)
         ({"timeout": 0.5}, {}, 100.5),
         ({"timeout": 0.5, "remaining": 0.25}, {}, 100.25),
         ({"timeout": 0.5, "remaining": 2.0}, {}, 100.5),
+        # an objective for those who bring no deadline ...
+        ({}, {"latency_objective": 0.2}, 100.2),
+        ({"remaining": 0.25}, {"latency_objective": 0.2}, 100.25),
+        ({"timeout": 0.5}, {"latency_objective": 0.2}, 100.5),
         # the model's own timeout, which callers may not change ...
         ({}, {"timeout": 1.0}, 101.0),
         ({"timeout": 0.5}, {"timeout": 1.0}, 101.0),

@@ -209,8 +209,8 @@ def _priority(model: ServedModel, asked: int) -> int:
 def _deadline(model: ServedModel, request: InferenceRequest) -> float:
     """The transport's deadline, or the queue's timeout if that is sooner.
 
-    A model's own timeout holds unless it lets callers bring a shorter one. Raises DeadlineExceeded
-    when it has passed already.
+    A model's own timeout holds unless it lets callers bring a shorter one; its latency objective
+    stands in where there is neither. Raises DeadlineExceeded when it has passed already.
     """
     if request.remaining <= 0:
         raise DeadlineExceeded("the deadline had passed when the request arrived")
@@ -218,7 +218,10 @@ def _deadline(model: ServedModel, request: InferenceRequest) -> float:
     if options.timeout is not None:
         shorter = timeout is not None and options.override_timeout
         timeout = min(timeout or math.inf, options.timeout) if shorter else options.timeout
-    return request.arrival + min(request.remaining, math.inf if timeout is None else timeout)
+    span = min(request.remaining, math.inf if timeout is None else timeout)
+    if span == math.inf and options.latency_objective is not None:
+        span = options.latency_objective
+    return request.arrival + span
 
 
 def _check_names(

@@ -77,8 +77,9 @@ class ModelOptions:
     """The honoured part of a model's configuration; None means: not said, the server decides.
 
     max_batch_size: rows; 0 turns batching off. instances: executors. cpu_helpers: executors on the
-    CPU beside those on CUDA. timeout: seconds a request may wait when it brings no deadline of its
-    own; override_timeout lets a caller's be shorter.
+    CPU beside those on CUDA. timeout: the longest, in seconds, that any request is worth waiting
+    for; override_timeout lets a caller's be shorter. latency_objective: seconds within which one is
+    to be answered that brings no deadline.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes. padding:
     whether requests of unequal length may be padded to one, where that is found to be safe.
     states: outputs that feed inputs of the next run. controls: inputs that tell of a row's
@@ -100,6 +101,7 @@ class ModelOptions:
     outputs: tuple[TensorDeclaration, ...] = ()
     timeout: float | None = None
     override_timeout: bool = False
+    latency_objective: float | None = None
     max_queued_requests: int | None = None
     preferred_batch_sizes: tuple[int, ...] = ()
     max_delay: float | None = None
@@ -141,6 +143,7 @@ class _Toml(BaseModel):
     filename: str = "model.onnx"
     versions: Literal["all"] | Annotated[list[int], Field(min_length=1)] | None = None
     timeout: float | None = Field(default=None, gt=0)
+    latency_objective: float | None = Field(default=None, gt=0)
     max_queued_requests: int | None = Field(default=None, ge=1)
     preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     max_delay: float | None = Field(default=None, ge=0)
