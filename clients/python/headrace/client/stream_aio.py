@@ -192,11 +192,9 @@ class AsyncSensorStream(StreamFacts):
         return self
 
     async def __anext__(self) -> StreamEvent:
-        read: Callable[[], StreamEvent | StreamSummary | None] = self._session.read
-        event = await self._until(read)
-        if isinstance(event, StreamSummary):
-            raise StopAsyncIteration
-        return event
+        for event in await self._until(self._session.read):
+            return event
+        raise StopAsyncIteration
 
     async def run(
         self, chunks: Iterable[Samples] | AsyncIterable[Samples]

@@ -168,13 +168,13 @@ class Session:
             self.check()
         return taken
 
-    def read(self) -> StreamEvent | StreamSummary | None:
-        """The next result or gap; after the last one the summary."""
+    def read(self) -> tuple[StreamEvent, ...] | None:
+        """The next result or gap, alone in a tuple; after the last one an empty tuple."""
         self._reading = True
         if self._unread:
-            return self._unread.popleft()
+            return (self._unread.popleft(),)
         self.check()
-        return self.summary
+        return None if self.summary is None else ()
 
     def discard(self) -> None:
         """Nobody will take results any more."""

@@ -258,11 +258,9 @@ class SensorStream(StreamFacts):
         return self
 
     def __next__(self) -> StreamEvent:
-        read: Callable[[], StreamEvent | StreamSummary | None] = self._session.read
-        event = self._until(read)
-        if isinstance(event, StreamSummary):
-            raise StopIteration
-        return event
+        for event in self._until(self._session.read):
+            return event
+        raise StopIteration
 
     def run(self, chunks: Iterable[Samples]) -> Generator[StreamEvent, None, None]:
         """Send all `chunks` in a thread of its own, yield what comes, and end the stream.
