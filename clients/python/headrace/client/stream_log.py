@@ -39,7 +39,11 @@ Entry = Samples | Flush | End
 
 
 class Log:
-    """With `keep`, what was sent stays until `confirm` or `rewind` says that the server has it."""
+    """With `keep`, what was sent stays until `confirm` or `rewind` says that the server has it.
+
+    A flush may be refused, and what came behind it would then be cut wrongly: nothing is sent until
+    it is answered.
+    """
 
     def __init__(self, sampler: Sampler, *, keep: bool) -> None:
         self.position = 0
@@ -50,6 +54,7 @@ class Log:
         self._keep = keep
         self._unsent: deque[Entry] = deque()
         self._sent: deque[Entry] = deque()
+        self._in_doubt: Flush | None = None
 
     def __len__(self) -> int:
         return len(self._unsent) + len(self._sent)
@@ -76,12 +81,15 @@ class Log:
     def clear(self) -> None:
         self._unsent.clear()
         self._sent.clear()
+        self._in_doubt = None
 
     def next(self) -> Entry | None:
         """What is to be sent next, and counts as sent now."""
-        if not self._unsent:
+        if not self._unsent or self._in_doubt is not None:
             return None
         entry = self._unsent.popleft()
+        if isinstance(entry, Flush):
+            self._in_doubt = entry
         if self._keep:
             self._sent.append(entry)
         return entry
@@ -91,6 +99,16 @@ class Log:
         sent = self._sent
         while sent and _has(sent[0], received, flushes):
             sent.popleft()
+        if self._in_doubt is not None and self._in_doubt.number <= flushes:
+            self._in_doubt = None
+
+    def take_back(self) -> None:
+        """The flush that waits for its answer was refused: it comes next again."""
+        if self._in_doubt is not None:
+            self._unsent.appendleft(self._in_doubt)
+            self._in_doubt = None
+            if self._keep:
+                self._sent.pop()
 
     def rewind(self, received: int, flushes: int, *, closing: bool) -> None:
         """Everything is to be sent again but what the server has. Raises BadResponse where it
@@ -98,6 +116,7 @@ class Log:
         log = self._unsent
         log.extendleft(reversed(self._sent))
         self._sent.clear()
+        self._in_doubt = None
         while log and (_has(log[0], received, flushes) or (closing and isinstance(log[0], End))):
             log.popleft()
         first = next((entry for entry in log if isinstance(entry, Samples)), None)

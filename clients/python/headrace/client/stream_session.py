@@ -89,6 +89,8 @@ class Session:
         self._timestamp: int | None = None
         self._flushes: dict[int, Flushed] = {}
         self._seen_flushes = 0
+        self._acked_at_flush = 0
+        self._hold = False  # a flush was refused: until the server has room for it again
         self._unread: deque[StreamEvent] = deque()
         self._reading = self._discarding = False
         self._delivered = self._acked = 0
@@ -237,16 +239,19 @@ class Session:
         commands = []
         if self._ack_is_due():
             self._acked = self._delivered
+            self._hold = False
             commands.append(pb.Command(ack=pb.Ack(delivery=self._delivered)))
         if self.phase is Phase.CLOSED:
             self.phase = Phase.ENDED
             return commands, False
-        room = _SHARE
+        room = 0 if self._hold else _SHARE
         while room > 0 and (entry := self.log.next()) is not None:
             commands.append(_command(entry))
             if isinstance(entry, Samples):
                 room -= sum(map(len, entry.chunk.data))
-        return commands, room <= 0
+            elif isinstance(entry, Flush):
+                self._acked_at_flush = self._acked
+        return commands, room <= 0 and not self._hold
 
     def _ack_is_due(self) -> bool:
         if self.opened is None or not self._opening.ttl_ms or self._acked == self._delivered:
@@ -276,6 +281,7 @@ class Session:
             self._on_error(event.error)
         elif event.delivery == self._delivered + 1:
             self._delivered += 1
+            self._hold = False
             self._on_delivery(event, kind)
         elif event.delivery > self._delivered + 1:
             raise BadResponse(f"delivery {event.delivery} came after {self._delivered}")
@@ -292,6 +298,7 @@ class Session:
             self.log.rewind(resumed.next_sequence, resumed.flushes, closing=resumed.closing)
         self._credit = max(self._credit, resumed.up_to_sample)
         self._acked = self._delivered
+        self._hold = False
         self._begin()
 
     def _begin(self) -> None:
@@ -343,6 +350,10 @@ class Session:
         if self.phase is Phase.LEAVING:
             if told.ended:
                 self.phase = Phase.ENDED
+        elif told.reason == "TOO_MANY_FLUSHES":
+            self.log.take_back()
+            # Unless room was made meanwhile, some will be with the next delivery, or its ack.
+            self._hold = self._acked == self._acked_at_flush
         elif not told.ended:
             # Whatever was refused, what follows it would not fit any more.
             self.leave(error)
