@@ -233,9 +233,9 @@ async def test_a_neighbour_is_not_harmed(running: RunningServer) -> None:
         with pytest.raises(ModelNotFound):
             await client.stream("nothing", window=4, sample_rate=1).open()
         options = {"window": 4, "sample_rate": 1.0}
-        async with client.stream("double", **options, max_unread=2) as unread:  # type: ignore[arg-type]
+        async with client.stream("double", **options, buffer=4000, max_unread=2) as unread:  # type: ignore[arg-type]
             with pytest.raises(RuntimeError, match="none was taken"):
-                await unread.send(np.zeros(10**6, np.float32))
+                await unread.send(np.zeros(150_000, np.float32))
             async with client.stream("double", **options) as s:  # type: ignore[arg-type]
                 events = [event async for event in s.run([signal])]
             assert len(events) == 100
