@@ -18,6 +18,7 @@ from conformance import (
     cases_control,
     cases_errors,
     cases_scheduling,
+    cases_sequences,
     cases_streams,
     cases_tensors,
 )
@@ -30,6 +31,7 @@ GROUPS: dict[str, Cases] = {
     "cases_control": cases_control.case,
     "cases_scheduling": cases_scheduling.case,
     "cases_streams": cases_streams.case,
+    "cases_sequences": cases_sequences.case,
 }
 NAMES = [(group, name) for group, cases in GROUPS.items() for name in cases.functions]
 
@@ -74,6 +76,8 @@ def write_repository(path: pathlib.Path) -> pathlib.Path:
         write(name, models.scaled())
     for version in (1, 2, 3):
         write("versions", models.scaled(version), version=version, toml="versions = [1, 3]\n")
+    state = 'state { input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: [1] }'
+    write("accumulate", models.accumulate(), config=f"sequence_batching {{ {state} }}\n")
     write("broken", b"this is not a model")
     return path
 

@@ -152,6 +152,20 @@ def recurrent(width: int = 4, size: int = 3, layers: int = 2, seed: int = 0) -> 
     )
 
 
+def accumulate() -> Any:
+    """y = x + 0.5 state, which is also the next state."""
+    nodes = [
+        helper.make_node("Mul", ["state", "half"], ["kept"]),
+        helper.make_node("Add", ["x", "kept"], ["y"]),
+        helper.make_node("Identity", ["y"], ["next"]),
+    ]
+    dims = ("batch", 1)
+    names = ("y", "next")
+    inputs = [("x", "FP32", dims), ("state", "FP32", dims)]
+    constants = {"half": np.array(0.5, np.float32)}
+    return build(nodes, inputs, [(name, "FP32", dims) for name in names], constants)
+
+
 RECURRENT = """
 [[state]]
 input = "state"

@@ -30,6 +30,7 @@ from headrace.server.telemetry.statistics import StreamStatistics
 _log = logging.getLogger(__name__)
 
 _ID_BYTES, _TOKEN_BYTES = 12, 24
+_SHORTEST_WAIT = 0.001  # seconds
 _LATE = (batcher.Expired, batcher.DeadlineTooShort, errors.DeadlineExceeded)
 _GONE = (errors.ModelNotFound, errors.ModelUnavailable, batcher.Draining)
 
@@ -191,15 +192,15 @@ class SessionManager:
         try:
             submitted = submit(self._registry, request)
         except Exception as error:  # noqa: BLE001 (each is told in the window's gap)
-            self._failed(live, work.index, error, now)
+            self._failed(live, work, error, now)
             return
         live.runs.add(submitted.future)
-        submitted.future.add_done_callback(partial(self._ended, live, work.index, submitted))
+        submitted.future.add_done_callback(partial(self._ended, live, work, submitted))
 
     def _ended(
         self,
         live: LiveSession,
-        index: int,
+        work: Work,
         submitted: Submitted,
         future: asyncio.Future[Answer],
     ) -> None:
@@ -208,18 +209,20 @@ class SessionManager:
             return
         error = future.exception()
         if error is not None:
-            self._failed(live, index, error, self.clock())
+            self._failed(live, work, error, self.clock())
         else:
-            live.session.complete(index, _computed(submitted.result(future.result())))
+            live.session.complete(work.index, _computed(submitted.result(future.result())))
         if live.id in self._sessions:
             self.pump(live)
 
-    def _failed(self, live: LiveSession, index: int, error: BaseException, now: float) -> None:
+    def _failed(self, live: LiveSession, work: Work, error: BaseException, now: float) -> None:
         options, session = live.terms.options, live.session
         reason = GapReason.FAILED
         if isinstance(error, batcher.Overloaded):
             if options.objective == float("inf") and options.overload is not Overload.LATEST_ONLY:
-                session.retry(index, now + error.retry_after)
+                # The batcher counts from the request's arrival, which may be long ago.
+                due = max(now + _SHORTEST_WAIT, work.arrival + error.retry_after)
+                session.retry(work.index, due)
                 return
             late = options.objective != float("inf")
             reason = GapReason.LATE if late else GapReason.OVERLOADED
@@ -230,7 +233,7 @@ class SessionManager:
         elif not isinstance(error, batcher.ExecutionFailed | errors.ServerError):
             _log.error("unexpected error", exc_info=error)
         message = errors.message_of(error) if isinstance(error, Exception) else repr(error)
-        session.fail(index, reason, message)
+        session.fail(work.index, reason, message)
 
     def _counted(self, delivery: int, event: Event) -> bytes:
         if isinstance(event, Result):
