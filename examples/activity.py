@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from _plot import Picture
-from _setup import files_of, server
 from onnx import TensorProto, helper, numpy_helper
 
+from _plot import Picture
+from _setup import files_of, server
 from headrace.client import Client, Gap
 
 RATE, WINDOW, HOP, CHANNELS = 10, 25, 5, 6

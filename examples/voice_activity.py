@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+
 from _plot import Picture, text_plot
 from _setup import files_of, server
 from _speech import RATE, Audio, Speaker, conversation
-
 from headrace.client import AsyncClient, Client, Gap, StreamOptions
 
 MODEL_TOML = """

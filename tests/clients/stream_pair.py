@@ -175,7 +175,7 @@ class User:
     def send(self, size: int) -> None:
         """As many of the next samples as there is room for."""
         session = self.session
-        if session.ending or session.is_over or len(session._unread) >= session._max_unread:
+        if session.ending or session.is_over or len(session.inbox) >= session.inbox._max_unread:
             return
         samples = self.signal[self.sent : self.sent + size]
         upload = self._plan.upload(session, samples, None)

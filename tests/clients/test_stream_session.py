@@ -303,7 +303,7 @@ def test_waiting_for_results_that_nobody_takes_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="none was taken"):
         sent_and_never_taken()
     session.take()  # from now on somebody does
-    while len(session._unread) < 8:
+    while len(session.inbox) < 8:
         user.send(1)
         exchange(pair)
     assert session.room() == 0
@@ -326,7 +326,7 @@ def test_acknowledgements_wait_for_a_slow_reader() -> None:
     for _ in range(100):
         user.send(4)
         exchange(pair)
-    assert len(user.session._unread) <= 8 + 6
+    assert len(user.session.inbox) <= 8 + 6
     assert user.sent < len(user.signal)
     pair.run_to_the_end()
     check(user, ServerFraming(4, 4), stateful=False)

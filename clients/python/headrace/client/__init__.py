@@ -40,9 +40,9 @@ from headrace.client.results import (
 from headrace.client.retry import RetryPolicy
 from headrace.client.sample import random_inputs
 from headrace.client.stream_aio import AsyncSensorStream
+from headrace.client.stream_inbox import StreamEvent
 from headrace.client.stream_options import Signal, StreamOptions
 from headrace.client.stream_results import Flushed, Gap, StreamSummary, WindowResult
-from headrace.client.stream_session import StreamEvent
 from headrace.client.stream_sync import SensorStream
 from headrace.client.sync import Client
 from headrace.client.tensors import Tensor

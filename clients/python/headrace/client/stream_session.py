@@ -14,7 +14,6 @@ until then, and raises what has ended the session.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable
 
 import grpc
@@ -27,12 +26,11 @@ from headrace.client.errors import (
     Unavailable,
     error_of,
 )
+from headrace.client.stream_inbox import Inbox, StreamEvent
 from headrace.client.stream_log import Entry, Flush, Log, Samples
 from headrace.client.stream_results import (
     Flushed,
-    Gap,
     StreamSummary,
-    WindowResult,
     read_closed,
     read_gap,
     read_result,
@@ -40,10 +38,6 @@ from headrace.client.stream_results import (
 from headrace.client.stream_samples import Chunk, Sampler
 from headrace.stream.v1 import stream_pb2 as pb
 
-StreamEvent = WindowResult | Gap
-
-# Acknowledged this many times within what may be outstanding: seldom, and never too late.
-_ACKS = 8
 # Bytes of samples that a session adds to a message before others have their turn.
 _SHARE = 256 << 10
 _LEFT = Cancelled(grpc.StatusCode.CANCELLED, "the stream was left")
@@ -82,18 +76,15 @@ class Session:
         self.wake: Callable[[], None] = _nobody
         """Called by the shell that moved messages, when those who wait should look again."""
         self.log = Log(sampler, keep=opening.ttl_ms > 0)
+        self.inbox = Inbox(max_unread)
         self._opening = opening
         self._longest = sampler.longest
-        self._max_unread = max_unread
         self._credit = 0
         self._timestamp: int | None = None
         self._flushes: dict[int, Flushed] = {}
         self._seen_flushes = 0
         self._acked_at_flush = 0
         self._hold = False  # a flush was refused: until the server has room for it again
-        self._unread: deque[StreamEvent] = deque()
-        self._reading = self._discarding = False
-        self._delivered = self._acked = 0
         self._lost_at: float | None = None
 
     def __repr__(self) -> str:
@@ -117,7 +108,7 @@ class Session:
         self.check()
         if self.ending or self.summary is not None:
             raise RuntimeError("the stream was ended: it takes no more samples")
-        if self.opened is None or self._is_full():
+        if self.opened is None or self.inbox.is_full():
             return 0
         most = min(self.opened.largest_chunk, self._longest)
         return max(0, min(self._credit - self.log.position, most))
@@ -145,7 +136,7 @@ class Session:
         if number in self._flushes:
             return self._flushes.pop(number)
         self.check()
-        self._is_full()
+        self.inbox.is_full()
         return None
 
     def end(self) -> None:
@@ -158,30 +149,26 @@ class Session:
         """The summary, once the session has been closed."""
         self.check()
         if self.summary is None:
-            self._is_full()
+            self.inbox.is_full()
         return self.summary
 
     def take(self) -> list[StreamEvent]:
         """What has come and was not taken yet; after that, raises what has ended the session."""
-        self._reading = True
-        taken = list(self._unread)
-        self._unread.clear()
+        taken = self.inbox.take()
         if not taken:
             self.check()
         return taken
 
     def read(self) -> tuple[StreamEvent, ...] | None:
         """The next result or gap, alone in a tuple; after the last one an empty tuple."""
-        self._reading = True
-        if self._unread:
-            return (self._unread.popleft(),)
+        if (event := self.inbox.next()) is not None:
+            return (event,)
         self.check()
         return None if self.summary is None else ()
 
     def discard(self) -> None:
         """Nobody will take results any more."""
-        self._discarding = True
-        self._unread.clear()
+        self.inbox.discard(unread=True)
 
     def leave(self, error: HeadraceError | None = None) -> None:
         """Gives the session up: it is closed on the server, and what comes is dropped. What has
@@ -190,7 +177,8 @@ class Session:
             return
         self.error = error or _LEFT
         self.told = error is None
-        self.ending = self._discarding = True
+        self.ending = True
+        self.inbox.discard(unread=False)
         self.log.clear()
         if self.phase is Phase.OPEN:
             self.log.end()
@@ -202,18 +190,6 @@ class Session:
         if self.error is not None:
             self.told = True
             raise self.error
-
-    def _is_full(self) -> bool:
-        """Whether results have to be taken first. Raises RuntimeError where nobody ever did: most
-        likely the one who would is waiting right here."""
-        if len(self._unread) < self._max_unread:
-            return False
-        if not self._reading:
-            raise RuntimeError(
-                f"{len(self._unread)} results wait and none was taken: take them while sending, in "
-                "another task or thread, or by `run` or `take`; or raise `max_unread`"
-            )
-        return True
 
     # What goes to the server.
 
@@ -227,7 +203,7 @@ class Session:
             resume = pb.Resume(
                 session_id=self.opened.session_id,
                 resume_token=self.opened.resume_token,
-                delivery=self._delivered,
+                delivery=self.inbox.delivered,
             )
             return [pb.Command(resume=resume)]
         return []
@@ -237,10 +213,9 @@ class Session:
         if self.phase not in (Phase.OPEN, Phase.LEAVING, Phase.CLOSED):
             return [], False
         commands = []
-        if self._ack_is_due():
-            self._acked = self._delivered
+        if (delivery := self._ack()) is not None:
             self._hold = False
-            commands.append(pb.Command(ack=pb.Ack(delivery=self._delivered)))
+            commands.append(pb.Command(ack=pb.Ack(delivery=delivery)))
         if self.phase is Phase.CLOSED:
             self.phase = Phase.ENDED
             return commands, False
@@ -250,16 +225,13 @@ class Session:
             if isinstance(entry, Samples):
                 room -= sum(map(len, entry.chunk.data))
             elif isinstance(entry, Flush):
-                self._acked_at_flush = self._acked
+                self._acked_at_flush = self.inbox.acked
         return commands, room <= 0 and not self._hold
 
-    def _ack_is_due(self) -> bool:
-        if self.opened is None or not self._opening.ttl_ms or self._acked == self._delivered:
-            return False
-        if self.phase is Phase.CLOSED:
-            return True
-        few = self._delivered - self._acked < max(1, self.opened.max_outstanding // _ACKS)
-        return not few and len(self._unread) < self._max_unread
+    def _ack(self) -> int | None:
+        if self.opened is None or not self._opening.ttl_ms:
+            return None
+        return self.inbox.ack(self.opened.max_outstanding, last=self.phase is Phase.CLOSED)
 
     # What comes from the server.
 
@@ -279,12 +251,9 @@ class Session:
             self._on_credit(event.credit.up_to_sample)
         elif kind == "error":
             self._on_error(event.error)
-        elif event.delivery == self._delivered + 1:
-            self._delivered += 1
+        elif self.inbox.count(event.delivery):
             self._hold = False
             self._on_delivery(event, kind)
-        elif event.delivery > self._delivered + 1:
-            raise BadResponse(f"delivery {event.delivery} came after {self._delivered}")
 
     def _on_opened(self, opened: pb.Opened) -> None:
         self.opened = opened
@@ -297,7 +266,7 @@ class Session:
         if self.phase is Phase.RESUMING:
             self.log.rewind(resumed.next_sequence, resumed.flushes, closing=resumed.closing)
         self._credit = max(self._credit, resumed.up_to_sample)
-        self._acked = self._delivered
+        self.inbox.acked = self.inbox.delivered  # Resume said so
         self._hold = False
         self._begin()
 
@@ -329,8 +298,7 @@ class Session:
 
     def _deliver(self, event: StreamEvent, end_sample: int) -> None:
         self.log.confirm(end_sample, self._seen_flushes)
-        if not self._discarding:
-            self._unread.append(event)
+        self.inbox.put(event)
 
     def _on_closed(self, closed: pb.Closed) -> None:
         self.summary = read_closed(closed)
@@ -353,7 +321,7 @@ class Session:
         elif told.reason == "TOO_MANY_FLUSHES":
             self.log.take_back()
             # Unless room was made meanwhile, some will be with the next delivery, or its ack.
-            self._hold = self._acked == self._acked_at_flush
+            self._hold = self.inbox.acked == self._acked_at_flush
         elif not told.ended:
             # Whatever was refused, what follows it would not fit any more.
             self.leave(error)

@@ -15,10 +15,11 @@ import grpc
 from headrace.client.errors import HeadraceError, Unavailable, from_rpc_error
 from headrace.client.messages import Kept
 from headrace.client.retry import RetryPolicy, next_wait
+from headrace.client.stream_inbox import StreamEvent
 from headrace.client.stream_link import StreamLink
 from headrace.client.stream_results import Flushed, StreamSummary
 from headrace.client.stream_samples import Samples
-from headrace.client.stream_session import Session, StreamEvent
+from headrace.client.stream_session import Session
 from headrace.client.stream_upload import Plan, StreamFacts
 from headrace.stream.v1 import stream_pb2 as pb
 

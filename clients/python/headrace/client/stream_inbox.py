@@ -1,0 +1,80 @@
+"""What has come and was not taken yet, and how much of what has come was acknowledged."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from headrace.client.errors import BadResponse
+from headrace.client.stream_results import Gap, WindowResult
+
+StreamEvent = WindowResult | Gap
+
+# Acknowledged this many times within what may be outstanding: seldom, and never too late.
+_ACKS = 8
+
+
+class Inbox:
+    """Deliveries are numbered from 1. max_unread: how many may wait to be taken before no more are
+    acknowledged; the server stops then, a little later."""
+
+    def __init__(self, max_unread: int) -> None:
+        self.delivered = 0
+        """The last delivery that came in order."""
+        self.acked = 0
+        """The last one that the server was told to have come."""
+        self._max_unread = max_unread
+        self._unread: deque[StreamEvent] = deque()
+        self._reading = self._discarding = False
+
+    def __len__(self) -> int:
+        return len(self._unread)
+
+    def count(self, delivery: int) -> bool:
+        """Whether this one is new. Raises BadResponse where one before it is missing."""
+        if delivery > self.delivered + 1:
+            raise BadResponse(f"delivery {delivery} came after {self.delivered}")
+        new = delivery == self.delivered + 1
+        self.delivered += new
+        return new
+
+    def put(self, event: StreamEvent) -> None:
+        if not self._discarding:
+            self._unread.append(event)
+
+    def take(self) -> list[StreamEvent]:
+        self._reading = True
+        taken = list(self._unread)
+        self._unread.clear()
+        return taken
+
+    def next(self) -> StreamEvent | None:
+        self._reading = True
+        return self._unread.popleft() if self._unread else None
+
+    def discard(self, *, unread: bool) -> None:
+        """Nobody will take what comes from now on, nor, if `unread`, what has come."""
+        self._discarding = True
+        if unread:
+            self._unread.clear()
+
+    def is_full(self) -> bool:
+        """Whether results have to be taken first. Raises RuntimeError where nobody ever did: most
+        likely the one who would is waiting right here."""
+        if len(self._unread) < self._max_unread:
+            return False
+        if not self._reading:
+            raise RuntimeError(
+                f"{len(self._unread)} results wait and none was taken: take them while sending, in "
+                "another task or thread, or by `run` or `take`; or raise `max_unread`"
+            )
+        return True
+
+    def ack(self, max_outstanding: int, *, last: bool) -> int | None:
+        """What to acknowledge now, if anything. last: nothing will follow."""
+        few = self.delivered - self.acked < max(1, max_outstanding // _ACKS)
+        if self.acked == self.delivered or (
+            not last and (few or len(self._unread) >= self._max_unread)
+        ):
+            return None
+        self.acked = self.delivered
+        return self.acked
