@@ -50,6 +50,25 @@ def state_is_kept_by_id(env: Env, sequence: Any) -> None:
 
 
 @case
+def the_model_is_told_of_its_sequence(env: Env) -> None:
+    seen, sums = [], []
+    for number in range(4):
+        result = env.client.infer(
+            "controlled",
+            env.inputs(x=np.array([[number + 1.0]], np.float32)),
+            sequence_id=77,
+            sequence_start=number % 3 == 0,
+            sequence_end=number == 2,
+        )
+        seen.append(result.as_numpy("seen").tolist()[0])
+        sums.append(result.as_numpy("y").tolist()[0][0])
+    assert sums == [1.0, 3.0, 6.0, 4.0]
+    assert seen == [[1, 1, 0, 77], [0, 1, 0, 77], [0, 1, 1, 77], [1, 1, 0, 77]]
+    names = [tensor.name for tensor in env.client.get_model_metadata("controlled").inputs]
+    assert names == ["x"]
+
+
+@case
 def states_are_not_in_the_contract(env: Env) -> None:
     metadata = env.client.get_model_metadata(MODEL)
     assert [tensor.name for tensor in metadata.inputs] == ["x"]

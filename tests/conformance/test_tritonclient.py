@@ -78,6 +78,7 @@ def write_repository(path: pathlib.Path) -> pathlib.Path:
         write("versions", models.scaled(version), version=version, toml="versions = [1, 3]\n")
     state = 'state { input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: [1] }'
     write("accumulate", models.accumulate(), config=f"sequence_batching {{ {state} }}\n")
+    write("controlled", models.controlled(), config=models.CONTROLLED)
     write("broken", b"this is not a model")
     return path
 

@@ -11,16 +11,24 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from headrace.stream.v1 import stream_pb2 as pb
 from support import models, server
 from support.server import RunningServer
-from support.streaming import PATIENCE, StreamCall, array, chunk, opening
+from support.streaming import (
+    PATIENCE,
+    WIDTH,
+    StreamCall,
+    array,
+    chunk,
+    direct,
+    noise,
+    opening,
+    recurrent_loop,
+)
 
 SINGLE = "instances = 1\n"
-WIDTH = 4  # of the recurrent model
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models.write(repository, "matrix", models.scaled(1.0, ("batch", "n", 3)))
     models.write(repository, "slow", models.slowed(models.scaled(2.0), 6000), toml=SINGLE)
     models.write(repository, "text", models.shout())
+    models.write(repository, "controlled", models.controlled(), config=models.CONTROLLED)
     limits = ["--max-buffered-samples=4096", "--max-connection-sessions=100"]
     with server.serving(folder / "server.log", repository, *limits) as up:
         yield Running(up, repository)
@@ -48,26 +57,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 async def channel(running: Running) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(running.server.grpc) as made:
         yield made
-
-
-def direct(repository: pathlib.Path, name: str) -> ort.InferenceSession:
-    return ort.InferenceSession(repository / name / "1" / "model.onnx")
-
-
-def recurrent_loop(repository: pathlib.Path, signal: Any) -> list[Any]:
-    """The answers to windows of WIDTH samples, one run after the other."""
-    session = direct(repository, "recurrent")
-    state = np.zeros((2, 1, 3), np.float32)
-    answers = []
-    for at in range(0, len(signal) - WIDTH + 1, WIDTH):
-        feeds = {"x": signal[None, at : at + WIDTH], "state": state}
-        y, state = session.run(["y", "stateN"], feeds)
-        answers.append(y)
-    return answers
-
-
-def noise(seed: int, count: int) -> Any:
-    return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
 
 
 def outputs(call: StreamCall, handle: int) -> list[Any]:
@@ -305,7 +294,7 @@ async def test_what_cannot_be_opened_is_named(channel: grpc.aio.Channel) -> None
 
 
 async def test_a_message_that_is_none_harms_nobody(channel: grpc.aio.Channel) -> None:
-    call = channel.stream_stream("/headrace.stream.v1.SensorStream/Stream")()
+    call: Any = channel.stream_stream("/headrace.stream.v1.SensorStream/Stream")()
     await call.write(b"\xff\xff\xff")
     event = pb.StreamResponse.FromString(await call.read()).events[0]
     assert (event.handle, event.error.reason) == (0, "INVALID_INPUT")
@@ -379,6 +368,22 @@ async def test_a_given_state_is_where_it_starts(
         np.testing.assert_allclose(outputs(call, 1)[0], expected, atol=1e-6)
 
 
+async def test_the_first_window_of_a_session_starts_it(channel: grpc.aio.Channel) -> None:
+    async with StreamCall(channel) as call:
+        for handle in (1, 2):
+            await call.open(handle, model="controlled", window=1, outputs=["y", "seen"])
+            await call.send(chunk(handle, 0, np.arange(1, 5, dtype=np.float32)))
+            await call.close(handle)
+            assert [float(y[0, 0]) for y in outputs(call, handle)] == [1, 3, 6, 10]
+            seen = [array(e.result.outputs[1])[0] for e in call.of(handle, "result")]
+            assert [row[:3].tolist() for row in seen] == [
+                [1, 1, 0],
+                [0, 1, 0],
+                [0, 1, 0],
+                [0, 1, 0],
+            ]
+
+
 def covered(call: StreamCall, handle: int) -> tuple[int, int]:
     """How many windows have results and how many are in gaps; all are there, once, in order."""
     at = answered = 0
@@ -410,6 +415,36 @@ async def test_a_slow_model_and_what_gives_way(channel: grpc.aio.Channel, overlo
         assert last.result.window == 399
         assert (await call.close(2)).answered == 400
         assert reasons(call, 1) == []
+
+
+async def test_a_reader_that_stops_harms_only_itself(running: Running) -> None:
+    """What it does not take is bounded; once it reads again it learns what it has missed."""
+    one = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        grpc.aio.insecure_channel(running.server.grpc, options=one) as channel,
+        grpc.aio.insecure_channel(running.server.grpc, options=one) as other,
+        StreamCall(channel) as stalled,
+        StreamCall(other) as neighbour,
+    ):
+        # Results of 2 kB: what the transport and the outbox hold between them is far less than all.
+        more = {"overload": pb.OVERLOAD_DROP_OLDEST, "buffer_samples": 2048}
+        await stalled.open(1, model="double", window=512, **more)
+        await neighbour.open(1, model="double", window=512)
+        stalled.reading.clear()
+        part = noise(0, 1024)
+        for number in range(1500):
+            await stalled.send(chunk(1, 1024 * number, part))
+            if number % 50 == 0:
+                await neighbour.send(chunk(1, 512 * (number // 50), part[:512]))
+        closed = await neighbour.close(1)
+        assert (closed.answered, closed.dropped) == (30, 0)
+        assert len(stalled.of(1, "result")) < 100
+        stalled.reading.set()
+        closed = await stalled.close(1)
+        assert closed.windows == 3000
+        assert closed.dropped > 0
+        assert covered(stalled, 1) == (closed.answered, closed.dropped)
+        assert reasons(stalled, 1) == []
 
 
 async def test_refuse_loses_nothing_and_stops_credit(channel: grpc.aio.Channel) -> None:

@@ -166,6 +166,49 @@ def accumulate() -> Any:
     return build(nodes, inputs, [(name, "FP32", dims) for name in names], constants)
 
 
+def controlled() -> Any:
+    """Triton's way: y = x where START is set, else y = x + state; seen = [START, READY, END, ID].
+
+    The state holds what was never reset, so that only START begins a sequence anew.
+    """
+    nodes = [
+        helper.make_node("Cast", ["START"], ["starts"], to=TensorProto.BOOL),
+        helper.make_node("Add", ["x", "state"], ["sum"]),
+        helper.make_node("Where", ["starts", "x", "sum"], ["y"]),
+        helper.make_node("Add", ["y", "nothing"], ["next"]),
+        helper.make_node("Cast", ["ID"], ["id"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["END"], ["end"], to=TensorProto.INT32),
+        helper.make_node("Concat", ["START", "READY", "end", "id"], ["seen"], axis=1),
+    ]
+    column = ("batch", 1)
+    inputs: list[Value] = [
+        ("x", "FP32", column),
+        ("state", "FP32", column),
+        ("START", "INT32", column),
+        ("READY", "INT32", column),
+        ("END", "BOOL", column),
+        ("ID", "UINT64", column),
+    ]
+    outputs: list[Value] = [
+        ("y", "FP32", column),
+        ("seen", "INT32", ("batch", 4)),
+        ("next", "FP32", column),
+    ]
+    return build(nodes, inputs, outputs, {"nothing": np.array(0, np.float32)})
+
+
+CONTROLLED = """
+sequence_batching {
+  control_input [
+    { name: "START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }] },
+    { name: "READY" control [{ kind: CONTROL_SEQUENCE_READY int32_false_true: [0, 1] }] },
+    { name: "END" control [{ kind: CONTROL_SEQUENCE_END bool_false_true: [false, true] }] },
+    { name: "ID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }] }
+  ]
+  state [{ input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: [1] }]
+}
+"""
+
 RECURRENT = """
 [[state]]
 input = "state"

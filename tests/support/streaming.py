@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 from typing import Any, Self
 
 import grpc
 import numpy as np
+import onnxruntime as ort
 
 from headrace.inference.tensors import DATATYPES, decode_raw
 from headrace.stream.v1 import stream_pb2 as pb
 from headrace.stream.v1.stream_pb2_grpc import SensorStreamStub
 
 PATIENCE = 60.0
+WIDTH = 4  # of the recurrent model
 
 
 class StreamCall:
-    """One call. Events are kept by handle, in the order in which they came."""
+    """One call. Events are kept by handle, in the order in which they came. While `reading` is
+    cleared, nothing is taken from the transport."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.reading = asyncio.Event()
+        self.reading.set()
         self.call: Any = SensorStreamStub(channel).Stream()
         self.events: dict[int, list[pb.Event]] = {}
         self._news = asyncio.Condition()
@@ -37,6 +43,7 @@ class StreamCall:
     def cut(self) -> None:
         """As a network does it: neither side is asked."""
         self.call.cancel()
+        self.reading.set()
 
     async def end(self) -> grpc.StatusCode:
         """Ends the client's side. Returns the status of the call."""
@@ -52,10 +59,13 @@ class StreamCall:
                     self.events.setdefault(event.handle, []).append(event)
                 async with self._news:
                     self._news.notify_all()
+                await self.reading.wait()
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             pass  # the server has ended the call, or the test has cut it
         finally:
             self.over = True
+            async with self._news:
+                self._news.notify_all()
 
     async def send(self, *commands: pb.Command) -> None:
         await self.call.write(pb.StreamRequest(commands=commands))
@@ -69,8 +79,18 @@ class StreamCall:
 
         async with asyncio.timeout(PATIENCE), self._news:
             while (event := found()) is None:
+                if self.over:
+                    raise ConnectionError(f"the call is over, and no {kind} has come")
                 await self._news.wait()
         return event
+
+    async def more(self, handle: int, seen: int) -> None:
+        """Until there are more than `seen` events for a handle."""
+        async with asyncio.timeout(PATIENCE), self._news:
+            while len(self.events.get(handle, [])) <= seen:
+                if self.over:
+                    raise ConnectionError("the call is over")
+                await self._news.wait()
 
     async def first(self, handle: int) -> pb.Event:
         """The first event for a handle."""
@@ -106,3 +126,23 @@ def chunk(handle: int, sequence: int, *signals: Any, timestamp: int | None = Non
 
 def array(tensor: pb.Tensor) -> Any:
     return decode_raw(tensor.data, DATATYPES[tensor.datatype], list(tensor.shape))
+
+
+def direct(repository: pathlib.Path, name: str) -> ort.InferenceSession:
+    return ort.InferenceSession(repository / name / "1" / "model.onnx")
+
+
+def recurrent_loop(repository: pathlib.Path, signal: Any) -> list[Any]:
+    """The answers to windows of WIDTH samples, one run after the other."""
+    session = direct(repository, "recurrent")
+    state = np.zeros((2, 1, 3), np.float32)
+    answers = []
+    for at in range(0, len(signal) - WIDTH + 1, WIDTH):
+        feeds = {"x": signal[None, at : at + WIDTH], "state": state}
+        y, state = session.run(["y", "stateN"], feeds)
+        answers.append(y)
+    return answers
+
+
+def noise(seed: int, count: int) -> Any:
+    return np.random.default_rng(seed).standard_normal(count).astype(np.float32)

@@ -138,6 +138,7 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         _check_tensor(model, spec, tensor)
     rows = _rows(model, inputs)
     inputs += _states(model, request, given, rows)
+    inputs += _controls(model, request, given, rows)
     arrays = [_for_session(model, spec, tensor) for spec, tensor in inputs]
     # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
     # of no rows none to be found again.
@@ -169,6 +170,20 @@ def _states(
                 f"got {rows}"
             )
         found.append((model.inputs[state.input], InputTensor(state.input, state.datatype, array)))
+    return found
+
+
+def _controls(
+    model: ServedModel, request: InferenceRequest, given: Mapping[str, InputTensor], rows: int
+) -> list[tuple[TensorSpec, InputTensor]]:
+    """The control inputs. A request without a sequence is one of its own."""
+    place = request.sequence or SequencePlace(0, start=True, end=True)
+    found = []
+    for control in model.spec.controls:
+        name = control.declared.input
+        if name not in given:
+            array = control.array(rows, place.id, start=place.start, end=place.end)
+            found.append((model.inputs[name], InputTensor(name, control.datatype, array)))
     return found
 
 

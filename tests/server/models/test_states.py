@@ -12,8 +12,10 @@ import pytest
 
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
+from headrace.server import inspect
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.onnx import OnnxExecutor, Payload
+from headrace.server.models.controls import ControlDeclaration, ControlKind
 from headrace.server.models.options import ModelOptions, read_options
 from headrace.server.models.probe import probe
 from headrace.server.models.spec import ModelSpec, TensorSpec, read_spec
@@ -204,7 +206,12 @@ def test_config_pbtxt(tmp_path: pathlib.Path) -> None:
         sequence_batching {
           max_sequence_idle_microseconds: 5000000
           oldest { max_candidate_sequences: 4 }
-          control_input { name: "START" }
+          control_input {
+            name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [0, 1] }
+          }
+          control_input {
+            name: "ID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }
+          }
           state {
             input_name: "state" output_name: "stateN" data_type: TYPE_FP32 dims: [2, 3]
             initial_state { name: "zero" data_type: TYPE_FP32 dims: [2, 3] zero_data: true }
@@ -215,12 +222,28 @@ def test_config_pbtxt(tmp_path: pathlib.Path) -> None:
     )
     options = read_options(tmp_path)
     assert options.states == (StateDeclaration("state", "stateN", dims=(2, 3)),)
+    assert options.controls == (
+        ControlDeclaration("START", ControlKind.START, 0.0, 1.0),
+        ControlDeclaration("ID", ControlKind.CORRID),
+    )
     assert options.max_sequence_idle == 5.0
     assert options.not_honoured == (
-        "sequence_batching.control_input",
         "sequence_batching.oldest",
         "sequence_batching.state.use_growable_memory",
     )
+
+
+def test_a_control_input_without_its_values(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.pbtxt").write_text(
+        'sequence_batching { control_input { name: "S" control { int32_false_true: [1] } } }'
+    )
+    with pytest.raises(LoadFailed, match="control_input 'S': expected two values"):
+        read_options(tmp_path)
+
+
+def test_a_control_input_that_the_model_does_not_have() -> None:
+    with pytest.raises(LoadFailed, match="control input 'S' is not in the model"):
+        read(models.recurrent(), controls=(ControlDeclaration("S", ControlKind.START),))
 
 
 def test_a_state_from_a_file_is_not_taken_for_zeros(tmp_path: pathlib.Path) -> None:
@@ -230,3 +253,20 @@ def test_a_state_from_a_file_is_not_taken_for_zeros(tmp_path: pathlib.Path) -> N
     )
     with pytest.raises(LoadFailed, match="data_file"):
         read_options(tmp_path)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_inspect_shows_states_and_proposes_them(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], *, declared: bool
+) -> None:
+    toml = models.RECURRENT if declared else ""
+    folder = models.write(tmp_path, "recurrent", models.recurrent(), toml=toml)
+    assert inspect.main(folder, "cpu") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    kept = "state: output stateN feeds input state, rows along dimension 1, 24 bytes for each"
+    proposed = '[[state]] input = "state" output = "stateN" batch_axis = 1'
+    assert (kept in shown) is declared
+    assert (proposed in shown) is not declared
+    assert (
+        "not batched: the first dimension of input 'state' is always 2" in shown
+    ) is not declared

@@ -195,4 +195,4 @@ async def test_a_cancelled_request_gives_its_turn_away(sequences: Sequences) -> 
     tasks[1].cancel()
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(found[1], asyncio.CancelledError)
-    assert found[0].shape == found[2].shape == (1, 3)
+    assert [isinstance(one, BaseException) for one in found] == [False, True, False]

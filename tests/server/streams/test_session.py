@@ -248,6 +248,33 @@ def test_a_flushed_window_is_not_late_by_the_wait_for_the_flush() -> None:
     assert len(driver.running) == 1
 
 
+def test_flushes_behind_a_window_that_waits_for_room_keep_their_times() -> None:
+    """The first flush has no window of its own, the second one has: neither is lost sight of."""
+    driver = Driver(terms(Framing(4, 4, tail=Tail.SHORT), objective=60.0), signal_of(40))
+    driver.send(4)
+    driver.refuse(0)
+    driver.flush()
+    driver.send(1)
+    driver.flush()
+    driver.send(1)
+    driver.run_to_the_end()
+    assert driver.gaps() == []
+    spans = [(r.span.first_sample, r.span.end_sample) for r in driver.results().values()]
+    assert spans[:3] == [(0, 4), (4, 5), (5, 9)]
+
+
+def test_large_results_bound_what_is_outstanding_by_their_bytes() -> None:
+    driver = Driver(terms(Framing(1, 1), outstanding_bytes=1000, buffer=200), signal_of(200))
+    driver.send(100)
+    while driver.running:
+        driver.finish(0)
+    outbox = driver.session._outbox
+    assert 1000 <= outbox.nbytes < 1000 + 32 * outbox.nbytes / len(outbox)
+    driver.run_to_the_end()
+    assert len(driver.results()) == 200
+    assert outbox.nbytes == 0
+
+
 def test_a_stop_finishes_what_is_complete() -> None:
     driver = Driver(terms(Framing(4, 4, tail=Tail.PAD), in_flight=1, buffer=40), signal_of(100))
     driver.send(10)

@@ -18,6 +18,7 @@ from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import model_config_pb2 as pb
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
+from headrace.server.models.controls import ControlDeclaration, ControlKind
 from headrace.server.models.states import StateDeclaration
 
 _DATATYPE_NAMES = {d.config_value: d.name for d in DATATYPES.values()}
@@ -34,7 +35,7 @@ _HONOURED_BATCHING = {
     "preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy",
     "priority_levels", "default_priority_level",
 }  # fmt: skip
-_HONOURED_SEQUENCES = {"state", "max_sequence_idle_microseconds"}
+_HONOURED_SEQUENCES = {"state", "control_input", "max_sequence_idle_microseconds"}
 _HONOURED_STATE = {"input_name", "output_name", "data_type", "dims", "initial_state"}
 _HONOURED_TENSOR = {
     "name", "data_type", "dims", "reshape", "label_filename",
@@ -78,8 +79,9 @@ class ModelOptions:
     max_batch_size: rows; 0 turns batching off. instances: executors. timeout: seconds a request may
     wait when it brings no deadline of its own; override_timeout lets a caller's be shorter.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes.
-    states: outputs that feed inputs of the next run. constants: inputs that are the same at every
-    run, by name. max_sequence_idle: seconds until a sequence that nobody continues is forgotten.
+    states: outputs that feed inputs of the next run. controls: inputs that tell of a row's
+    sequence. constants: inputs that are the same at every run, by name. max_sequence_idle: seconds
+    until a sequence that nobody continues is forgotten.
     not_honoured: keys that were set and have no effect here.
     """
 
@@ -102,6 +104,7 @@ class ModelOptions:
     priority_levels: int = 0
     not_honoured: tuple[str, ...] = ()
     states: tuple[StateDeclaration, ...] = ()
+    controls: tuple[ControlDeclaration, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     max_sequence_idle: float | None = None
     source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
@@ -223,6 +226,7 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         default_priority=batching.default_priority_level or None,
         priority_levels=batching.priority_levels,
         states=_states(config.sequence_batching),
+        controls=_controls(config.sequence_batching),
         max_sequence_idle=config.sequence_batching.max_sequence_idle_microseconds / 1e6 or None,
         not_honoured=tuple(_not_honoured(config)),
         source=config,
@@ -240,6 +244,23 @@ def _states(batching: pb.ModelSequenceBatching) -> tuple[StateDeclaration, ...]:
                 )
         dims = tuple(state.dims) if state.dims else None
         found.append(StateDeclaration(state.input_name, state.output_name, dims=dims))
+    return tuple(found)
+
+
+def _controls(batching: pb.ModelSequenceBatching) -> tuple[ControlDeclaration, ...]:
+    found = []
+    for tensor in batching.control_input:
+        for control in tensor.control:
+            kind = ControlKind(pb.ModelSequenceBatching.Control.Kind.Name(control.kind))
+            values = [
+                *control.int32_false_true, *control.fp32_false_true, *control.bool_false_true
+            ]  # fmt: skip
+            if kind is not ControlKind.CORRID and len(values) != 2:
+                raise LoadFailed(
+                    f"sequence_batching.control_input '{tensor.name}': expected two values, for "
+                    f"false and true, got {len(values)}"
+                )
+            found.append(ControlDeclaration(tensor.name, kind, *values[:2]))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from headrace.inference.tensors import Array
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.layout import PLAIN, Layout
 from headrace.server.executors.onnx import Key
+from headrace.server.models.controls import ControlSpec, mark_controls
 from headrace.server.models.options import ModelOptions, TensorDeclaration
 from headrace.server.models.states import (
     StateSpec,
@@ -71,8 +72,8 @@ class ModelSpec:
     batched: whether requests may share a run, along the first dimension. If not, unbatched_because
     says why. max_batch_size: rows that may share one. row_limit: the most rows of one request, None
     when only memory limits it. has_bfloat16: whether any tensor is BF16, which NumPy cannot hold.
-    states: what the server keeps from one run to the next; their tensors are among inputs and
-    outputs.
+    states: what the server keeps from one run to the next; controls: what it tells of a sequence.
+    The tensors of both are among inputs and outputs.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ModelSpec:
     has_bfloat16: bool = False
     states: tuple[StateSpec, ...] = ()
     layout: Layout = PLAIN
+    controls: tuple[ControlSpec, ...] = ()
 
     def key(
         self, given: Sequence[TensorSpec], arrays: Sequence[Array], outputs: tuple[str, ...]
@@ -124,6 +126,7 @@ def read_spec(
     outputs: Sequence[TensorSpec] = [_read(node) for node in session.get_outputs()]
     types = {spec.datatype for spec in (*inputs, *outputs)}
     inputs, constants = constant_inputs(inputs, options.constants)
+    inputs, controls = mark_controls(inputs, options.controls)
     inputs, outputs = mark_states(inputs, outputs, options.states)
     if types >= {"BF16", "BYTES"}:
         raise LoadFailed("ONNX Runtime's Python interface cannot run BF16 and text in one model")
@@ -150,6 +153,7 @@ def read_spec(
         "BF16" in types,
         state_specs(inputs, options.states),
         _layout(outputs, inputs, constants),
+        controls,
     )
 
 

@@ -32,18 +32,18 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(ModelListener):
-    """`grpc.health.v1`: the server under "" and its service's name, each model under its own."""
+    """`grpc.health.v1`: the server under "" and its services' names, each model under its own."""
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
 
     async def start(self) -> None:
         """Known, and not serving yet."""
-        for name in ("", _SERVICE.full_name):
+        for name in ("", _SERVICE.full_name, _STREAM_SERVICE.full_name):
             await self.servicer.set(name, _NOT_SERVING)
 
     async def ready(self) -> None:
-        for name in ("", _SERVICE.full_name):
+        for name in ("", _SERVICE.full_name, _STREAM_SERVICE.full_name):
             await self.servicer.set(name, _SERVING)
 
     async def set_model(self, name: str, ready: bool) -> None:

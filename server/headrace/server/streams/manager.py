@@ -18,7 +18,7 @@ from headrace.batcher import errors as batcher
 from headrace.batcher.runner import Answer
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
-from headrace.server.inference import InferenceResult, Submitted, submit
+from headrace.server.inference import InferenceResult, SequencePlace, Submitted, submit
 from headrace.server.models.registry import Registry
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.events import Closed, Computed, Event, Gap, GapReason, Result
@@ -52,6 +52,8 @@ class LiveSession:
 
     def __init__(self, terms: Terms, version: str, encode: Encode) -> None:
         self.id = secrets.token_bytes(_ID_BYTES)
+        number = int.from_bytes(self.id)
+        self.place, self.first_place = SequencePlace(number), SequencePlace(number, start=True)
         self.token = secrets.token_bytes(_TOKEN_BYTES) if terms.options.ttl else b""
         self.terms = terms
         self.version = version
@@ -188,7 +190,8 @@ class SessionManager:
         self.pump(live)
 
     def _start(self, live: LiveSession, work: Work, now: float) -> None:
-        request = live.terms.recipe.request(work.window.arrays, work.arrival, work.states)
+        place = live.first_place if work.begins else live.place
+        request = live.terms.recipe.request(work.window.arrays, work.arrival, work.states, place)
         try:
             submitted = submit(self._registry, request)
         except Exception as error:  # noqa: BLE001 (each is told in the window's gap)

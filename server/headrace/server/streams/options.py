@@ -36,7 +36,7 @@ class SessionOptions:
     which its result is of use. ttl: seconds that the session outlives its connection; results are
     kept until acknowledged unless it is 0. buffer: samples that may wait, at least twice a window
     with its context. in_flight: windows that may run at once. outstanding: deliveries that may be
-    on their way.
+    on their way, and outstanding_bytes: their size, beyond which no more windows are run.
     """
 
     framing: Framing
@@ -49,6 +49,7 @@ class SessionOptions:
     ttl: float = 0.0
     in_flight: int = 32
     outstanding: int = 256
+    outstanding_bytes: int = 8 << 20
 
     @property
     def largest_chunk(self) -> int:

@@ -12,13 +12,14 @@ Encode = Callable[[int, Event], bytes]
 
 
 class Outbox:
-    """Deliveries are numbered from 1. With `keep` they stay until acknowledged, to be sent again on
-    another connection; without, until taken."""
+    """Deliveries are numbered from 1; `nbytes` is what they hold in memory. With `keep` they stay
+    until acknowledged, to be sent again on another connection; without, until taken."""
 
     def __init__(self, encode: Encode, *, keep: bool) -> None:
         self._encode = encode
         self._keep = keep
         self._last = 0
+        self.nbytes = 0
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._unacked: deque[tuple[int, bytes]] = deque()
 
@@ -32,7 +33,9 @@ class Outbox:
     def put(self, event: Event) -> None:
         """Gives `event` the next number."""
         self._last += 1
-        self._unsent.append((self._last, self._encode(self._last, event)))
+        data = self._encode(self._last, event)
+        self.nbytes += len(data)
+        self._unsent.append((self._last, data))
 
     def take(self, room: int) -> list[bytes]:
         """The next ones to send, of about `room` bytes: at least one if there is any."""
@@ -43,6 +46,8 @@ class Outbox:
             room -= len(entry[1])
             if self._keep:
                 self._unacked.append(entry)
+            else:
+                self.nbytes -= len(entry[1])
         return taken
 
     def ack(self, delivery: int) -> None:
@@ -52,8 +57,7 @@ class Outbox:
             raise StreamRefused(
                 "INVALID_INPUT", "ack.delivery", f"expected at most {sent}, got {delivery}"
             )
-        while self._unacked and self._unacked[0][0] <= delivery:
-            self._unacked.popleft()
+        self._forget(self._unacked, delivery)
 
     def resume(self, delivery: int) -> None:
         """Sends again what came after `delivery`. Raises StreamRefused for what it cannot know."""
@@ -68,5 +72,8 @@ class Outbox:
             )
         self._unsent.extendleft(reversed(self._unacked))
         self._unacked.clear()
-        while self._unsent and self._unsent[0][0] <= delivery:
-            self._unsent.popleft()
+        self._forget(self._unsent, delivery)
+
+    def _forget(self, entries: deque[tuple[int, bytes]], delivery: int) -> None:
+        while entries and entries[0][0] <= delivery:
+            self.nbytes -= len(entries.popleft()[1])

@@ -30,13 +30,15 @@ from headrace.server.streams.window import Span, Tail, Window, Windower
 @dataclass(frozen=True, slots=True)
 class Work:
     """A window to run. arrival: of its last sample, in seconds of the monotonic clock. start_ns and
-    end_ns: its span by the client's. states: what the window before left behind."""
+    end_ns: its span by the client's. states: what the window before left behind. begins: whether no
+    window has been answered yet."""
 
     window: Window
     arrival: float
     start_ns: int
     end_ns: int
     states: Sequence[Array]
+    begins: bool
 
     @property
     def index(self) -> int:
@@ -110,7 +112,7 @@ class Session:
             self._last_timestamp = timestamp
             self._timeline.anchor(received, timestamp, self.windower.released)
         if count:
-            if not self.windower.waiting:
+            if not self.windower.waiting and not self.windower.marks:
                 self._timeline.forget_all_arrivals()
             self.windower.append(arrays)
             self._timeline.arrived(self.windower.received, now)
@@ -154,11 +156,11 @@ class Session:
                 return None
             self._retries.popleft()
             return work
-        windower, limit = self.windower, self.options.outstanding
+        windower = self.windower
         while not self.closed:
             if windower.at_mark:
                 self._pass_mark()
-            elif not windower.waiting or self._outstanding() >= limit:
+            elif not windower.waiting or self._full():
                 break
             elif late := self._late(now):
                 self._drop(late, GapReason.LATE, "the latency objective passed before it could run")
@@ -166,7 +168,7 @@ class Session:
                 break
             else:
                 return self._cut()
-        if self._outstanding() < limit:
+        if not self._full():
             self._settle_gap()
         return None
 
@@ -296,6 +298,14 @@ class Session:
     def _outstanding(self) -> int:
         return len(self._slots) + len(self._outbox)
 
+    def _full(self) -> bool:
+        """Whether the client is to take something before more is run."""
+        options = self.options
+        return (
+            self._outstanding() >= options.outstanding
+            or self._outbox.nbytes >= options.outstanding_bytes
+        )
+
     def _give_way(self) -> None:
         """Drops what the overload choice says, after samples have come."""
         windower, options = self.windower, self.options
@@ -332,12 +342,12 @@ class Session:
 
     def _cut(self) -> Work:
         self._settle_gap()
-        arrival = self._arrival(self.windower.peek())
         window = self.windower.cut()
         span = window.span
+        arrival = self._arrival(span)
         start = self._timeline.taken(span.first_sample)
         end = self._timeline.taken(span.end_sample - 1, 1)
-        work = Work(window, arrival, start, end, self.states)
+        work = Work(window, arrival, start, end, self.states, self._answered == 0)
         self._timeline.forget_arrivals(span.end_sample)
         slot = _Slot(None, work)
         self._slots.append(slot)

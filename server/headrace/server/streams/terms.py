@@ -11,7 +11,7 @@ import numpy as np
 
 from headrace.inference.tensors import DATATYPES, Array
 from headrace.server.errors import InvalidInput, StreamRefused
-from headrace.server.inference import InferenceRequest, InputTensor, check
+from headrace.server.inference import InferenceRequest, InputTensor, SequencePlace, check
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
 from headrace.server.streams.options import Overload, SessionOptions, SignalFormat
@@ -114,7 +114,7 @@ class Recipe:
     priority: int = 0
 
     def request(
-        self, arrays: Sequence[Array], arrival: float, states: Sequence[Array]
+        self, arrays: Sequence[Array], arrival: float, states: Sequence[Array], place: SequencePlace
     ) -> InferenceRequest:
         """`arrays`: for each signal [samples, channels], context included."""
         inputs = [place.tensor(array) for place, array in zip(self.placed, arrays, strict=True)]
@@ -128,6 +128,7 @@ class Recipe:
             None,
             self.priority,
             states,
+            place,
         )
 
 
@@ -317,7 +318,7 @@ def _try(
     for size in sizes:
         arrays = [np.zeros((size, s.channels), s.datatype.numpy) for s in options.signals]
         try:
-            check(model, recipe.request(arrays, 0.0, states))
+            check(model, recipe.request(arrays, 0.0, states, SequencePlace(0)))
         except InvalidInput as error:
             field_ = "open" if size == sizes[0] else "open.tail"
             raise StreamRefused("INVALID_INPUT", field_, str(error)) from None
