@@ -337,3 +337,15 @@ def test_time_may_not_go_back() -> None:
     user._plan.upload(user.session, user.signal[:2], 500)
     with pytest.raises(ValueError, match="expected 500 or later, got 499"):
         user._plan.upload(user.session, user.signal[:2], 499)
+
+
+def test_few_but_large_results_are_acknowledged() -> None:
+    """A server bounds what it keeps by bytes too, and may stop long before `max_outstanding`."""
+    pair = Pair(outstanding=1000)
+    user = user_of(pair, ServerFraming(4, 4), 100)
+    pair.settle()
+    tensor = pb.Tensor(name="y", datatype="UINT8", shape=[1 << 20], data=bytes(1 << 20))
+    for delivery in (1, 2):
+        user.session.receive(pb.Event(delivery=delivery, result=pb.Result(outputs=[tensor])))
+        commands, _ = user.session.commands()
+        assert [command.ack.delivery for command in commands] == [delivery]

@@ -9,8 +9,9 @@ from headrace.client.stream_results import Gap, WindowResult
 
 StreamEvent = WindowResult | Gap
 
-# Acknowledged this many times within what may be outstanding: seldom, and never too late.
-_ACKS = 8
+# Acknowledged this many times within what may be outstanding, and for so many bytes of results,
+# of which servers do not keep any number either: seldom, and never too late.
+_ACKS, _ACK_BYTES = 8, 256 << 10
 
 
 class Inbox:
@@ -23,18 +24,22 @@ class Inbox:
         self.acked = 0
         """The last one that the server was told to have come."""
         self._max_unread = max_unread
+        self._bytes = 0  # that were delivered, and not acknowledged
         self._unread: deque[StreamEvent] = deque()
         self._reading = self._discarding = False
 
     def __len__(self) -> int:
         return len(self._unread)
 
-    def count(self, delivery: int) -> bool:
-        """Whether this one is new. Raises BadResponse where one before it is missing."""
+    def count(self, delivery: int, size: int) -> bool:
+        """Whether this one, of `size` bytes, is new. Raises BadResponse where one before it is
+        missing."""
         if delivery > self.delivered + 1:
             raise BadResponse(f"delivery {delivery} came after {self.delivered}")
         new = delivery == self.delivered + 1
-        self.delivered += new
+        if new:
+            self.delivered = delivery
+            self._bytes += size
         return new
 
     def put(self, event: StreamEvent) -> None:

@@ -251,7 +251,7 @@ class Session:
             self._on_credit(event.credit.up_to_sample)
         elif kind == "error":
             self._on_error(event.error)
-        elif self.inbox.count(event.delivery):
+        elif self.inbox.count(event.delivery, event.ByteSize()):
             self._hold = False
             self._on_delivery(event, kind)
 
@@ -266,7 +266,7 @@ class Session:
         if self.phase is Phase.RESUMING:
             self.log.rewind(resumed.next_sequence, resumed.flushes, closing=resumed.closing)
         self._credit = max(self._credit, resumed.up_to_sample)
-        self.inbox.acked = self.inbox.delivered  # Resume said so
+        self.inbox.acknowledged()  # by Resume
         self._hold = False
         self._begin()
 
