@@ -76,10 +76,14 @@ class Inbox:
 
     def ack(self, max_outstanding: int, *, last: bool) -> int | None:
         """What to acknowledge now, if anything. last: nothing will follow."""
-        few = self.delivered - self.acked < max(1, max_outstanding // _ACKS)
-        if self.acked == self.delivered or (
-            not last and (few or len(self._unread) >= self._max_unread)
-        ):
+        count = self.delivered - self.acked
+        few = count < max(1, max_outstanding // _ACKS) and self._bytes < _ACK_BYTES
+        waits = few or len(self._unread) >= self._max_unread
+        if not count or (waits and not last):
             return None
-        self.acked = self.delivered
+        self.acknowledged()
         return self.acked
+
+    def acknowledged(self) -> None:
+        """The server is told that all that was delivered has come."""
+        self.acked, self._bytes = self.delivered, 0
