@@ -349,3 +349,35 @@ def test_few_but_large_results_are_acknowledged() -> None:
         user.session.receive(pb.Event(delivery=delivery, result=pb.Result(outputs=[tensor])))
         commands, _ = user.session.commands()
         assert [command.ack.delivery for command in commands] == [delivery]
+
+
+def test_closing_a_client_closes_its_sessions_on_the_server() -> None:
+    pair = Pair()
+    users = [user_of(pair, ServerFraming(4, 4), 10) for _ in range(3)]
+    pair.settle()
+    users[0].send(8)
+    waiting = user_of(pair, ServerFraming(4, 4), 10)
+    assert len(pair.link.close()) == 4
+    pair.emit()
+    pair.carry_up()
+    assert all(session.closing for session in pair.server.sessions.values())
+    for user in (*users, waiting):
+        with pytest.raises(Cancelled, match="the client was closed"):
+            user.session.room()
+
+
+def test_one_session_with_much_to_send_does_not_keep_the_others_waiting() -> None:
+    pair = Pair()
+    framing = Framing(1 << 20, 10.0)
+    options = StreamOptions(dtype=np.int32, buffer=1 << 22)
+    for count in (1 << 21, 1):
+        pair.open(framing, options, np.zeros(count, np.int32))
+    pair.settle()
+    for user in pair.users:
+        user.send(1 << 21)
+    handles = []
+    while (request := pair.link.request()) is not None:
+        handles.append({command.handle for command in request.commands})
+        assert request.ByteSize() < 1 << 20
+    assert len(handles) > 8
+    assert 2 in handles[0] | handles[1]

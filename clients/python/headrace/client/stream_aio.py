@@ -23,6 +23,8 @@ from headrace.client.stream_upload import Plan, StreamFacts
 from headrace.stream.v1 import stream_pb2 as pb
 
 T = TypeVar("T")
+# Seconds for the last words to a server when a client is closed.
+_FAREWELL = 1.0
 Call = grpc.aio.StreamStreamCall[pb.StreamRequest, pb.StreamResponse]
 
 
@@ -35,6 +37,7 @@ class AsyncStreamConnection:
         self._link = StreamLink(policy)
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def add(self, session: Session) -> None:
         """Opens `session` with the next message."""
@@ -49,8 +52,13 @@ class AsyncStreamConnection:
         self._work.set()
 
     async def close(self) -> None:
-        """Ends every session with Cancelled."""
+        """Ends every session with Cancelled; the server is told, if it listens."""
+        self._closed = True
+        _wake(self._link.close())
+        self._work.set()
         if self._task is not None:
+            if self._link.connected:
+                await asyncio.wait([self._task], timeout=_FAREWELL)
             self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -91,11 +99,15 @@ class AsyncStreamConnection:
                 self._work.clear()
                 while (request := self._link.request()) is not None:
                     await call.write(request)
+                if self._closed:
+                    await call.done_writing()
+                    return
                 await self._work.wait()
         except (grpc.RpcError, asyncio.InvalidStateError):
             pass  # A call that has ended refuses to be written to; why it ended, its reader learns.
-        finally:
+        except BaseException:
             call.cancel()
+            raise
 
 
 def _wake(sessions: Iterable[Session]) -> None:

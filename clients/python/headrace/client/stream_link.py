@@ -56,6 +56,11 @@ class StreamLink:
         self._handles[session] = handle
         self.touch(session)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a call."""
+        return self._connected
+
     def touch(self, session: Session) -> None:
         """`session` may have something to send."""
         if session in self._handles:
@@ -122,12 +127,15 @@ class StreamLink:
         return ended, backoff(self._policy, self._failures, self._random())
 
     def close(self) -> list[Session]:
-        """Ends every session with Cancelled, and returns them."""
-        ended = self.sessions
-        for session in ended:
-            session.detach(_CLOSED, 0.0, final=True)
-            self._remove(session)
-        return ended
+        """Gives every session up with Cancelled, and returns them; what closes them on the server
+        is still to be sent."""
+        given_up = self.sessions
+        for session in given_up:
+            session.leave(_CLOSED)
+            self.touch(session)
+            if session.phase is Phase.ENDED:
+                self._remove(session)
+        return given_up
 
     def _remove(self, session: Session) -> None:
         self._touched.pop(session, None)

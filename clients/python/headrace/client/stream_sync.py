@@ -24,6 +24,8 @@ from headrace.client.stream_upload import Plan, StreamFacts
 from headrace.stream.v1 import stream_pb2 as pb
 
 T = TypeVar("T")
+# Seconds for the last words to a server when a client is closed.
+_FAREWELL = 1.0
 # Any: the published stubs do not know that a call in progress can be iterated and cancelled.
 MakeCall = Callable[[Iterator[pb.StreamRequest]], Any]
 
@@ -60,15 +62,19 @@ class StreamConnection:
         self._work.notify()
 
     def close(self) -> None:
-        """Ends every session with Cancelled."""
+        """Ends every session with Cancelled; the server is told, if it listens."""
         with self.lock:
             self._closed = True
-            if self._call is not None:
-                self._call.cancel()
+            _wake(self._link.close())
             self._work.notify_all()
             thread = self._thread
-        if thread is not None:
-            thread.join()
+        if thread is None:
+            return
+        thread.join(_FAREWELL)
+        with self.lock:
+            if self._call is not None:
+                self._call.cancel()
+        thread.join()
 
     def _run(self) -> None:
         try:
@@ -97,8 +103,6 @@ class StreamConnection:
             self._link.connect()
             self._calls += 1
             call = self._call = self._make_call(self._requests(self._calls))
-            if self._closed:
-                call.cancel()
         try:
             for response in call:
                 with self.lock:
@@ -122,6 +126,8 @@ class StreamConnection:
             with self.lock:
                 request = None
                 while number == self._calls and (request := self._link.request()) is None:
+                    if self._closed:
+                        return
                     self._work.wait()
             if request is None:
                 return
