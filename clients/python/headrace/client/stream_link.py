@@ -16,8 +16,8 @@ from headrace.client.retry import RetryPolicy, backoff
 from headrace.client.stream_session import Phase, Session
 from headrace.stream.v1 import stream_pb2 as pb
 
-# Commands of one message, and of one session in it, about: a session adds its share whole.
-_COMMANDS = 512
+# Bytes of one message, about: a session adds its share whole.
+_MESSAGE = 256 << 10
 # A call that ended so will not end better when it is made again.
 _FINAL = {
     grpc.StatusCode.UNIMPLEMENTED,
@@ -76,19 +76,19 @@ class StreamLink:
         if not self._connected:
             return None
         request = pb.StreamRequest()
-        while self._touched and len(request.commands) < _COMMANDS:
+        room = _MESSAGE
+        while self._touched and room > 0:
             session = next(iter(self._touched))
             del self._touched[session]
             commands, more = self._commands(session)
             for command in commands:
                 command.handle = self._handles[session]
+                room -= command.ByteSize()
             request.commands.extend(commands)
             if session.phase is Phase.ENDED:
                 self._remove(session)
-            if more:
-                # It has had its share; the others are first now, in the next message.
-                self._touched[session] = None
-                break
+            elif more:
+                self._touched[session] = None  # behind all others
         return request if request.commands else None
 
     def _commands(self, session: Session) -> tuple[list[pb.Command], bool]:

@@ -39,7 +39,7 @@ from headrace.client.stream_samples import Chunk, Sampler
 from headrace.stream.v1 import stream_pb2 as pb
 
 # Bytes of samples that a session adds to a message before others have their turn.
-_SHARE = 256 << 10
+_SHARE = 128 << 10
 _LEFT = Cancelled(grpc.StatusCode.CANCELLED, "the stream was left")
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 

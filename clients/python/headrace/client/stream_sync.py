@@ -218,7 +218,8 @@ class SensorStream(StreamFacts):
         for the connection, as long as there is room. `timestamp_ns`: when the first was taken, in
         nanoseconds of any clock of the caller's; without it that follows from the sample rate.
 
-        Raises TypeError or ValueError for samples that do not fit, of which none is taken;
+        Interrupted or, with asyncio, cancelled, it may have handed over a part. Raises TypeError or
+        ValueError for samples that do not fit, of which none is taken;
         RuntimeError after the end, or where waiting could never end since nobody takes results;
         and what has ended the stream (`SessionLost`, ...).
         """
