@@ -489,6 +489,27 @@ async def test_the_counters(channel: grpc.aio.Channel, running: Running) -> None
     assert 'headrace_commands_refused_total{reason="SEQUENCE_REPEATED"}' in text
 
 
+async def test_a_stop_does_not_wait_for_ever_on_who_does_not_acknowledge(
+    tmp_path: pathlib.Path,
+) -> None:
+    """What could not be run for want of acknowledgements is in a gap; the exit code is 0."""
+    models.write(tmp_path / "models", "double", models.scaled(2.0))
+    arguments = (tmp_path / "models", "--grace-seconds=0.2")
+    with server.serving(tmp_path / "server.log", *arguments) as up:
+        async with grpc.aio.insecure_channel(up.grpc) as channel, StreamCall(channel) as call:
+            opened = await call.open(1, model="double", window=1, ttl_ms=60_000)
+            await call.send(chunk(1, 0, noise(0, 1000)))
+            await call.wait_for(1, "result", opened.max_outstanding)
+            up.terminate()
+            closed = (await call.wait_for(1, "closed")).closed
+            assert (closed.answered, closed.dropped) == (opened.max_outstanding, 744)
+            assert covered(call, 1) == (closed.answered, closed.dropped)
+            assert {event.gap.reason for event in call.of(1, "gap")} == {pb.Gap.STOPPING}
+            await asyncio.wait([call._reader])
+            assert await call.call.code() is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.to_thread(up.wait) == 0
+
+
 async def test_a_stop_closes_sessions_in_order(tmp_path: pathlib.Path) -> None:
     models.write(tmp_path / "models", "slow", models.slowed(models.scaled(2.0), 3000), toml=SINGLE)
     with server.serving(tmp_path / "server.log", tmp_path / "models") as up:

@@ -63,7 +63,7 @@ class ControlSpec:
 def _id(id_: int | str, dtype: np.dtype[Any]) -> int | bytes:
     """A correlation id as a tensor has it: in text, or as much of it as its integer holds; 0 for
     text in an integer."""
-    if dtype == object:
+    if dtype.kind == "O":
         return str(id_).encode()
     return id_ % (int(np.iinfo(dtype).max) + 1) if isinstance(id_, int) else 0
 

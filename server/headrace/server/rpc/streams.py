@@ -37,6 +37,8 @@ class StreamService:
         self._connections: set[_Connection] = set()
 
     async def stream(self, _: Any, context: Context) -> None:
+        if self._manager.draining:
+            await abort(context, errors.Draining("the server is shutting down"))
         connection = _Connection(self._manager, context)
         self._connections.add(connection)
         try:
@@ -52,8 +54,10 @@ class StreamService:
 
     async def give_up(self) -> None:
         """Closes every session now, with what is undone reported in gaps."""
-        await self._manager.give_up()
-        self._end_connections()
+        try:
+            await self._manager.give_up()
+        finally:  # some do not read; the others are told all the same
+            self._end_connections()
 
     def _end_connections(self) -> None:
         for connection in self._connections:

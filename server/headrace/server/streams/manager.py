@@ -88,7 +88,7 @@ class SessionManager:
         self._encode = encode
         self.clock = clock
         self._sessions: dict[bytes, LiveSession] = {}
-        self._draining = False
+        self.draining = False
         self._progress = asyncio.Event()
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class SessionManager:
         """The connection is gone: the session waits for another, for as long as it may live."""
         live.connection = None
         ttl = live.terms.options.ttl
-        if self._draining or not ttl:
+        if self.draining or not ttl:
             self._end(live)
         else:
             live.expiry = asyncio.get_running_loop().call_later(ttl, self._end, live)
@@ -168,7 +168,7 @@ class SessionManager:
         self._progress.set()
 
     def _check_draining(self) -> None:
-        if self._draining:
+        if self.draining:
             raise errors.Draining("the server is shutting down")
 
     # Running windows.
@@ -232,7 +232,7 @@ class SessionManager:
         elif isinstance(error, _LATE):
             reason = GapReason.LATE
         elif isinstance(error, _GONE):
-            reason = GapReason.STOPPING if self._draining else GapReason.UNAVAILABLE
+            reason = GapReason.STOPPING if self.draining else GapReason.UNAVAILABLE
         elif not isinstance(error, batcher.ExecutionFailed | errors.ServerError):
             _log.error("unexpected error", exc_info=error)
         message = errors.message_of(error) if isinstance(error, Exception) else repr(error)
@@ -252,11 +252,13 @@ class SessionManager:
 
     async def drain(self) -> None:
         """Takes no more; returns once every client that listens has been told all there is."""
-        self._draining = True
+        self.draining = True
+        detached = [live for live in self._sessions.values() if live.connection is None]
+        if detached:
+            _log.warning("%d detached sessions end with the server", len(detached))
+        for live in detached:
+            self._end(live)
         for live in list(self._sessions.values()):
-            if live.connection is None:
-                self._end(live)  # nobody can resume it any more
-                continue
             live.session.stop()
             self.pump(live)
         await self._all_told()
@@ -277,7 +279,7 @@ class SessionManager:
 
     def told(self) -> None:
         """A connection has sent something: `drain` may be over."""
-        if self._draining:
+        if self.draining:
             self._progress.set()
 
 

@@ -615,8 +615,8 @@ class Opened(_message.Message):
     has been run and its results taken.
     """
     max_outstanding: _builtins.int
-    """Deliveries that may be neither acknowledged (ttl_ms not 0) nor taken by the client; with so many
-    outstanding, nothing more is computed.
+    """Deliveries that may wait to be acknowledged (ttl_ms not 0) or taken by the client; with so many
+    outstanding, or 8 MiB of them, nothing more is computed.
     """
     @_builtins.property
     def state_inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -918,9 +918,9 @@ class Error(_message.Message):
     """As gRPC numbers its statuses: 3 INVALID_ARGUMENT, 5 NOT_FOUND, 8 RESOURCE_EXHAUSTED, ..."""
     reason: _builtins.str
     """For programs: SEQUENCE_GAP, SEQUENCE_REPEATED, TIME_WENT_BACK, WRONG_CHANNELS, NON_FINITE,
-    CHUNK_TOO_LARGE, CREDIT_EXCEEDED, UNKNOWN_HANDLE, HANDLE_IN_USE, UNKNOWN_SESSION, SESSION_CLOSING,
-    SESSION_TAKEN, TOO_MANY_SESSIONS, STATE_MEMORY, INVALID_INPUT, MODEL_NOT_FOUND,
-    MODEL_UNAVAILABLE, DRAINING, ...
+    CHUNK_TOO_LARGE, CREDIT_EXCEEDED, TOO_MANY_FLUSHES, UNKNOWN_HANDLE, HANDLE_IN_USE,
+    UNKNOWN_SESSION, SESSION_CLOSING, SESSION_TAKEN, TOO_MANY_SESSIONS, STATE_MEMORY, INVALID_INPUT,
+    MODEL_NOT_FOUND, MODEL_UNAVAILABLE, DRAINING, ...
     """
     field: _builtins.str
     """The field of the command that was refused, such as "chunk.sequence"; may be empty."""
