@@ -213,6 +213,60 @@ def test_several_signals_go_together(running: RunningServer) -> None:
     ] * 2
 
 
+def test_a_flush_behind_many_windows(running: RunningServer) -> None:
+    """The server refuses one while too much is outstanding: it is asked for again."""
+    signal = np.arange(8_003, dtype=np.float32)
+    with (
+        Client(running.grpc) as client,
+        client.stream("double", window=4, sample_rate=1, tail="pad") as s,
+    ):
+        for part in (signal[:4001], signal[4001:]):
+            s.send(part)
+            flushed = s.flush()
+        events = s.take()
+    assert (flushed.windows, flushed.samples) == (2002, 8003)
+    assert [e.window for e in events if isinstance(e, WindowResult)] == list(range(2002))
+
+
+def test_results_that_are_large(running: RunningServer) -> None:
+    """The server keeps few of them until they are acknowledged."""
+    window, count = 131_072, 40
+    with (
+        Client(running.grpc) as client,
+        client.stream("double", window=window, sample_rate=48_000) as s,
+    ):
+        events = list(s.run(np.full(window, n, np.float32) for n in range(count)))
+    assert [event["y"][0, -1] for event in events if isinstance(event, WindowResult)] == [
+        2 * n for n in range(count)
+    ]
+
+
+async def test_windows_that_give_way_are_all_reported(running: RunningServer) -> None:
+    signal = np.arange(100_000, dtype=np.float32)
+    async with (
+        AsyncClient(running.grpc) as client,
+        client.stream("double", window=10, sample_rate=1000, overload="latest_only") as s,
+    ):
+        await s.send(signal, timestamp_ns=0)
+        flushed = await s.flush()
+        events = s.take()
+        summary = await s.close()
+        events += [event async for event in s]
+    covered: list[int] = []
+    for event in events:
+        if isinstance(event, Gap):
+            assert event.reason == "overloaded"
+            assert event.end_sample == event.end_window * 10
+            covered += range(event.first_window, event.end_window)
+        else:
+            covered.append(event.window)
+            at = event.first_sample
+            np.testing.assert_array_equal(event["y"], 2 * signal[None, at : at + 10])
+    assert covered == list(range(10_000))
+    assert flushed.windows == summary.windows == 10_000
+    assert summary.dropped == sum(event.windows for event in events if isinstance(event, Gap)) > 0
+
+
 async def test_what_cannot_be_opened_says_why(running: RunningServer) -> None:
     async with AsyncClient(running.grpc) as client:
         with pytest.raises(ModelNotFound, match="no model is called 'nothing'"):
