@@ -5,7 +5,8 @@
 The recordings are BasicMotions, out of the Python package aeon: six channels of a watch
 (accelerometer and gyroscope), ten times a second, of people who stand, walk, run and play
 badminton. The program trains on one half, writes the model as ONNX, starts a server of its own
-(unless given an address), streams the other half, and says how often the answer was right.
+(unless given an address), streams the other half, and says how often the answer was right. It
+needs the package onnx, as `pip install 'headrace[examples]'` brings it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pytest
 from headrace.client import (
     AsyncClient,
     AsyncSensorStream,
+    Cancelled,
     ChannelOptions,
     Client,
     Gap,
@@ -276,6 +277,23 @@ async def test_what_cannot_be_opened_says_why(running: RunningServer) -> None:
     async with AsyncClient("127.0.0.1:1", retry=QUICK) as client:
         with pytest.raises(Unavailable):
             await client.stream("double", window=4, sample_rate=1).open()
+
+
+async def test_a_client_that_was_closed_opens_nothing(running: RunningServer) -> None:
+    client = AsyncClient(running.grpc)
+    stream = client.stream("double", window=4, sample_rate=1)
+    await stream.open()
+    await client.close()
+    with pytest.raises(Cancelled, match="the client was closed"):
+        await stream.send([1.0])
+    with pytest.raises(Cancelled, match="the client was closed"):
+        await client.stream("double", window=4, sample_rate=1).open()
+    blocking = Client(running.grpc)
+    opened = blocking.stream("double", window=4, sample_rate=1)
+    opened.open()
+    blocking.close()
+    with pytest.raises(Cancelled, match="the client was closed"):
+        opened.send([1.0])
 
 
 async def test_a_neighbour_is_not_harmed(running: RunningServer) -> None:

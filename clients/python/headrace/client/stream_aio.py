@@ -15,7 +15,7 @@ from headrace.client.errors import HeadraceError, Unavailable, from_rpc_error
 from headrace.client.messages import Kept
 from headrace.client.retry import RetryPolicy, next_wait
 from headrace.client.stream_inbox import StreamEvent
-from headrace.client.stream_link import StreamLink
+from headrace.client.stream_link import StreamLink, client_closed
 from headrace.client.stream_results import Flushed, StreamSummary
 from headrace.client.stream_samples import Samples
 from headrace.client.stream_session import Session
@@ -41,6 +41,9 @@ class AsyncStreamConnection:
 
     def add(self, session: Session) -> None:
         """Opens `session` with the next message."""
+        if self._closed:
+            session.leave(client_closed())
+            return
         self._link.add(session)
         self._work.set()
         if self._task is None or self._task.done():

@@ -131,7 +131,7 @@ class StreamLink:
         is still to be sent."""
         given_up = self.sessions
         for session in given_up:
-            session.leave(_CLOSED)
+            session.leave(client_closed())
             self.touch(session)
             if session.phase is Phase.ENDED:
                 self._remove(session)
@@ -142,4 +142,6 @@ class StreamLink:
         self._sessions.pop(self._handles.pop(session, 0), None)
 
 
-_CLOSED = Cancelled(grpc.StatusCode.CANCELLED, "the client was closed")
+def client_closed() -> Cancelled:
+    """What ends the streams of a client that is closed."""
+    return Cancelled(grpc.StatusCode.CANCELLED, "the client was closed")

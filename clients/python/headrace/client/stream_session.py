@@ -40,7 +40,6 @@ from headrace.stream.v1 import stream_pb2 as pb
 
 # Bytes of samples that a session adds to a message before others have their turn.
 _SHARE = 128 << 10
-_LEFT = Cancelled(grpc.StatusCode.CANCELLED, "the stream was left")
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -175,9 +174,10 @@ class Session:
         come may still be taken; after that `error` is raised, or Cancelled."""
         if self.is_over:
             return
-        self.error = error or _LEFT
+        self.error = error or Cancelled(grpc.StatusCode.CANCELLED, "the stream was left")
         self.told = error is None
         self.ending = True
+        self._hold = False
         self.inbox.discard(unread=False)
         self.log.clear()
         if self.phase is Phase.OPEN:
