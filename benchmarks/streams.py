@@ -9,21 +9,25 @@ second, at times that do not depend on the answers. The sides alternate in one r
 - sequences: the same model by Triton's way: ModelInfer with `sequence_id`, one after the other.
 
 The latency of a window is from handing over its last sample to having its result. The load comes
-from this process, on the same cores as the server.
+from `--processes` others, on the same cores as the server: more of them where there are cores to
+spare, since one Python process can hardly take more than 3000 windows a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +129,31 @@ class Measured:
     server_cpu: float = 0.0
     own_cpu: float = 0.0
 
+    def add(self, other: Measured) -> None:
+        """What went on beside it, in another process; `elapsed` is that of the slowest."""
+        self.latencies += other.latencies
+        self.offered += other.offered
+        self.failed += other.failed
+        self.elapsed = max(self.elapsed, other.elapsed)
+        self.own_cpu += other.own_cpu
+
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked. rate: windows per second of each session."""
+    """How much is asked. rate: windows per second of each session. first: the number of the first
+    session, where others are another process's."""
 
     sessions: int
     rate: float
     seconds: float
+    first: int = 0
+
+    def split(self, processes: int) -> list[Load]:
+        edges = [round(self.sessions * n / processes) for n in range(processes + 1)]
+        return [
+            replace(self, sessions=end - start, first=start)
+            for start, end in itertools.pairwise(edges)
+        ]
 
     async def ticks(self, number: int, began: float, act: Callable[[int], Awaitable[None]]) -> None:
         """`act` with the number of each window of one session when it is due. The sessions are
@@ -228,7 +249,7 @@ async def sequences(clients: list[AsyncClient], name: str, load: Load, into: Mea
         for _ in range(last + 1):
             window, came = await waiting.get()
             parameters = {
-                "sequence_id": number + 1,
+                "sequence_id": load.first + number + 1,
                 "sequence_start": window == 0,
                 "sequence_end": window == last,
             }
@@ -254,18 +275,40 @@ SIDES: dict[str, tuple[Side, str]] = {
 }
 
 
-async def measure(server: Server, side: Side, name: str, load: Load, into: Measured) -> None:
+async def _measure(address: str, name: str, load: Load) -> Measured:
+    side, model_name = SIDES[name]
+    into = Measured()
     async with AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(AsyncClient(server.address, retry=ONCE))
+            await stack.enter_async_context(AsyncClient(address, retry=ONCE))
             for _ in range(-(-load.sessions // SESSIONS_OF_A_CLIENT))
         ]
-        await clients[0].server_ready()
-        cpu, own, began = server.cpu(), time.process_time(), time.perf_counter()
-        await side(clients, name, load, into)
-        into.elapsed += time.perf_counter() - began
-        into.server_cpu += server.cpu() - cpu
-        into.own_cpu += time.process_time() - own
+        for client in clients:
+            await client.server_ready()
+        own, began = time.process_time(), time.perf_counter()
+        await side(clients, model_name, load, into)
+        into.elapsed = time.perf_counter() - began
+        into.own_cpu = time.process_time() - own
+    return into
+
+
+def run_load(address: str, name: str, load: Load) -> Measured:
+    """One process's part of one measurement."""
+    return asyncio.run(_measure(address, name, load))
+
+
+def measure(
+    server: Server, pool: ProcessPoolExecutor, name: str, loads: list[Load], into: Measured
+) -> None:
+    """All parts at once, one in each process."""
+    cpu = server.cpu()
+    together = Measured()
+    for part in [pool.submit(run_load, server.address, name, load) for load in loads]:
+        together.add(part.result())
+    elapsed = into.elapsed + together.elapsed
+    into.add(together)
+    into.elapsed = elapsed
+    into.server_cpu += server.cpu() - cpu
 
 
 async def idle(server: Server, sessions: int) -> tuple[float, float]:
@@ -318,16 +361,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=2, help="alternations of the sides")
     parser.add_argument("--idle", type=int, default=500, help="sessions to measure memory by")
+    parser.add_argument("--processes", type=int, default=1, help="that make the load")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     arguments = parser.parse_args()
     load = Load(arguments.sessions, arguments.rate, arguments.seconds)
     console = Console()
     results = {name: Measured() for name in arguments.sides}
-    with serving() as server:
+    loads = load.split(arguments.processes)
+    with (
+        serving() as server,
+        ProcessPoolExecutor(len(loads), mp_context=get_context("spawn")) as pool,
+    ):
+        warm = [replace(part, sessions=1, rate=10.0, seconds=0.5) for part in loads]
+        for name in results:  # connections, imports, and the first runs of the models
+            measure(server, pool, name, warm, Measured())
         for _ in range(arguments.repeats):
             for name, measured in results.items():
-                side, model_name = SIDES[name]
-                asyncio.run(measure(server, side, model_name, load, measured))
+                measure(server, pool, name, loads, measured)
         report(console, load, results)
         if arguments.idle:
             plain, stateful = asyncio.run(idle(server, arguments.idle))
@@ -337,8 +387,8 @@ def main() -> None:
             )
     console.print(
         f"{load.sessions} sessions, {load.rate:g} windows/s each, {load.seconds:g} s, "
-        f"{arguments.repeats} times; windows of {WINDOW} samples; {os.cpu_count()} CPUs for "
-        "server and load"
+        f"{arguments.repeats} times; windows of {WINDOW} samples; {os.cpu_count()} CPUs for server "
+        f"and load, the load from {arguments.processes} processes"
     )
 
 
