@@ -37,9 +37,7 @@ from support.server import RunningServer
 
 QUICK = RetryPolicy(initial_backoff=0.01, max_backoff=0.05)
 # gRPC's own wait for a lost connection is cut short as well.
-SOON = ChannelOptions(
-    arguments={"grpc.initial_reconnect_backoff_ms": 10, "grpc.min_reconnect_backoff_ms": 10}
-)
+SOON = ChannelOptions(arguments={"grpc.initial_reconnect_backoff_ms": 10})
 
 
 @pytest.fixture(scope="module")

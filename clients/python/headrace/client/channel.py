@@ -104,13 +104,14 @@ def settings(options: ChannelOptions) -> ChannelSettings:
 
 
 # Of sensor streams, where nothing else is asked: seconds until a silent peer is asked for a sign of
-# life (servers may refuse less than 10), milliseconds that it has for it, and how fast a lost
-# connection is tried again, which gRPC would do after 1 s and then ever more slowly.
+# life (servers may refuse less than 10), milliseconds that it has for it, those until a lost
+# connection is tried again, which gRPC would do after 1 s and then ever more slowly, and, under a
+# misleading name, those that an attempt to connect may take.
 _STREAM_KEEPALIVE = 20.0
 _STREAM_ARGUMENTS: dict[str, str | int] = {
     "grpc.keepalive_timeout_ms": 10_000,
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 5_000,
     "grpc.max_reconnect_backoff_ms": 2_000,
 }
 
