@@ -6,7 +6,8 @@
         result = client.infer("model", {"x": array}, deadline=0.1)
         print(result["y"])
 
-`AsyncClient` is the same with `await`.
+`AsyncClient` is the same with `await`. `Client.stream` sends a signal to a Headrace server, which
+cuts it into windows and answers each.
 """
 
 from headrace.client.aio import AsyncClient
@@ -21,6 +22,7 @@ from headrace.client.errors import (
     ModelNotFound,
     Overloaded,
     PermissionDenied,
+    SessionLost,
     Unauthenticated,
     Unavailable,
     Unimplemented,
@@ -37,17 +39,25 @@ from headrace.client.results import (
 )
 from headrace.client.retry import RetryPolicy
 from headrace.client.sample import random_inputs
+from headrace.client.stream_aio import AsyncSensorStream
+from headrace.client.stream_inbox import StreamEvent
+from headrace.client.stream_options import Signal, StreamOptions
+from headrace.client.stream_results import Flushed, Gap, StreamSummary, WindowResult
+from headrace.client.stream_sync import SensorStream
 from headrace.client.sync import Client
 from headrace.client.tensors import Tensor
 
 __all__ = [
     "TLS",
     "AsyncClient",
+    "AsyncSensorStream",
     "BadResponse",
     "Cancelled",
     "ChannelOptions",
     "Client",
     "DeadlineExceeded",
+    "Flushed",
+    "Gap",
     "HeadraceError",
     "InferOptions",
     "InferResult",
@@ -59,13 +69,20 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "RetryPolicy",
+    "SensorStream",
     "ServerMetadata",
+    "SessionLost",
+    "Signal",
     "StreamAnswer",
+    "StreamEvent",
+    "StreamOptions",
     "StreamRequest",
+    "StreamSummary",
     "Tensor",
     "TensorMetadata",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "WindowResult",
     "random_inputs",
 ]

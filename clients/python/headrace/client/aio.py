@@ -12,7 +12,7 @@ from typing import Self, TypeVar, Unpack
 import grpc
 
 from headrace.client import messages
-from headrace.client.channel import ChannelOptions, settings
+from headrace.client.channel import ChannelOptions, for_streams, settings
 from headrace.client.errors import from_rpc_error
 from headrace.client.messages import Call, Headers
 from headrace.client.options import InferKeywords, InferOptions
@@ -25,10 +25,14 @@ from headrace.client.results import (
     StreamRequest,
 )
 from headrace.client.retry import NO_RETRY, Attempts, RetryPolicy
+from headrace.client.stream_aio import AsyncSensorStream, AsyncStreamConnection
+from headrace.client.stream_options import Framing, StreamKeywords, StreamOptions
+from headrace.client.stream_upload import Plan
 from headrace.client.tensors import Inputs
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.inference.v2.model_config_pb2 import ModelConfig
+from headrace.stream.v1.stream_pb2_grpc import SensorStreamStub
 
 T = TypeVar("T")
 Stream = grpc.aio.StreamStreamCall[pb.ModelInferRequest, pb.ModelStreamInferResponse]
@@ -50,10 +54,14 @@ class AsyncClient:
         retry: RetryPolicy | None = None,
         headers: Headers | None = None,
     ) -> None:
-        self._channel = _open(address, channel or ChannelOptions())
+        self._address = address
+        self._options = channel or ChannelOptions()
+        self._channel = _open(address, self._options)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._retry = retry or RetryPolicy()
         self._headers = headers
+        self._stream_channel: grpc.aio.Channel | None = None
+        self._streams: AsyncStreamConnection | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,6 +76,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection and cancel the calls under way."""
+        if self._streams is not None:
+            await self._streams.close()
+        if self._stream_channel is not None:
+            await self._stream_channel.close()
         await self._channel.close()
 
     async def infer(
@@ -111,6 +123,36 @@ class AsyncClient:
             call.cancel()
             await asyncio.wait([sender])
         kept.release()
+
+    def stream(
+        self,
+        model: str,
+        *,
+        window: int,
+        sample_rate: float,
+        hop: int = 0,
+        options: StreamOptions | None = None,
+        **keywords: Unpack[StreamKeywords],
+    ) -> AsyncSensorStream:
+        """A signal sent as it comes, answered window by window: see `Client.stream`.
+
+        async with client.stream("model", window=512, sample_rate=16_000) as stream:
+            async for event in stream.run(chunks):
+                print(event)
+        """
+        options = replace(options or StreamOptions(), **keywords)
+        plan = Plan(model, Framing(window, sample_rate, hop), options)
+        return AsyncSensorStream(self._stream_connection(), plan)
+
+    def _stream_connection(self) -> AsyncStreamConnection:
+        if self._streams is None:
+            channel = self._stream_channel = _open(self._address, for_streams(self._options))
+            stub = SensorStreamStub(channel)
+            metadata = messages.metadata(self._headers)
+            self._streams = AsyncStreamConnection(
+                lambda: stub.Stream(metadata=metadata), self._retry
+            )
+        return self._streams
 
     async def server_live(self, *, deadline: float | None = None) -> bool:
         """Whether the server says that it is up. Raises `Unavailable` where there is none."""

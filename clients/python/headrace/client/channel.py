@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -101,3 +101,25 @@ def settings(options: ChannelOptions) -> ChannelSettings:
         arguments["grpc.ssl_target_name_override"] = options.tls.server_name
     arguments.update(options.arguments)
     return ChannelSettings(options=list(arguments.items()), compression=options.compression)
+
+
+# Of sensor streams, where nothing else is asked: seconds until a silent peer is asked for a sign of
+# life (servers may refuse less than 10), milliseconds that it has for it, those until a lost
+# connection is tried again, which gRPC would do after 1 s and then ever more slowly, and, under a
+# misleading name, those that an attempt to connect may take.
+_STREAM_KEEPALIVE = 20.0
+_STREAM_ARGUMENTS: dict[str, str | int] = {
+    "grpc.keepalive_timeout_ms": 10_000,
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 5_000,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+}
+
+
+def for_streams(options: ChannelOptions) -> ChannelOptions:
+    """`options` for a connection that sensor streams have to themselves."""
+    return replace(
+        options,
+        keepalive_seconds=options.keepalive_seconds or _STREAM_KEEPALIVE,
+        arguments={**_STREAM_ARGUMENTS, **options.arguments},
+    )

@@ -93,6 +93,14 @@ class Unauthenticated(HeadraceError):
     """UNAUTHENTICATED: the caller's credentials are missing or not valid."""
 
 
+class SessionLost(HeadraceError):
+    """A sensor stream cannot go on: its session ended with its connection, its time to live passed,
+    or the server that kept it is gone.
+
+    Results that were delivered stay good; what was sent after them is lost.
+    """
+
+
 class BadResponse(HeadraceError):
     """The server answered with tensors that the protocol does not allow; `code` is UNKNOWN."""
 
@@ -116,11 +124,20 @@ CLASS_OF: dict[grpc.StatusCode, type[HeadraceError]] = {
 }
 
 
+# Reasons that mean something else than their status does for a call.
+_CLASS_OF_REASON: dict[str, type[HeadraceError]] = {
+    "UNKNOWN_SESSION": SessionLost,
+    "UNKNOWN_HANDLE": SessionLost,
+    "SESSION_TAKEN": SessionLost,
+}
+
+
 def error_of(
     code: grpc.StatusCode, details: str, reason: str = "", retry_after: float | None = None
 ) -> HeadraceError:
-    """The exception for a status."""
-    return CLASS_OF.get(code, HeadraceError)(code, details, reason, retry_after)
+    """The exception for a status, and for the reasons that say more than it."""
+    kind = _CLASS_OF_REASON.get(reason) or CLASS_OF.get(code, HeadraceError)
+    return kind(code, details, reason, retry_after)
 
 
 def from_rpc_error(error: grpc.RpcError) -> HeadraceError:

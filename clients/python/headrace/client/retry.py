@@ -66,7 +66,7 @@ def next_wait(
     """
     if attempt >= policy.max_attempts or not _is_retriable(error):
         return None
-    wait = _backoff(policy, attempt) * (1 + policy.jitter * (2 * random - 1))
+    wait = backoff(policy, attempt, random)
     if error.retry_after is not None:
         wait = max(wait, error.retry_after * (1 + policy.jitter * random))
     # An attempt that could only start when the deadline has passed tells the caller nothing new.
@@ -81,11 +81,14 @@ def _is_retriable(error: HeadraceError) -> bool:
     return isinstance(error, Unavailable)
 
 
-def _backoff(policy: RetryPolicy, attempt: int) -> float:
+def backoff(policy: RetryPolicy, attempt: int, random: float) -> float:
+    """Seconds between the `attempt`-th attempt, counted from 1, and the next, if the server asks
+    for none. `random` is drawn from [0, 1)."""
     try:
-        return min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (attempt - 1))
+        wait = min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (attempt - 1))
     except OverflowError:
-        return policy.max_backoff
+        wait = policy.max_backoff
+    return wait * (1 + policy.jitter * (2 * random - 1))
 
 
 class Attempts:

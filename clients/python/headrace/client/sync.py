@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Self, TypeVar, Unpack
 import grpc
 
 from headrace.client import messages
-from headrace.client.channel import ChannelOptions, settings
+from headrace.client.channel import ChannelOptions, for_streams, settings
 from headrace.client.errors import from_rpc_error
 from headrace.client.messages import Call, Headers
 from headrace.client.options import InferKeywords, InferOptions
@@ -24,10 +25,14 @@ from headrace.client.results import (
     StreamRequest,
 )
 from headrace.client.retry import NO_RETRY, Attempts, RetryPolicy
+from headrace.client.stream_options import Framing, StreamKeywords, StreamOptions
+from headrace.client.stream_sync import SensorStream, StreamConnection
+from headrace.client.stream_upload import Plan
 from headrace.client.tensors import Inputs
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.inference.v2.model_config_pb2 import ModelConfig
+from headrace.stream.v1.stream_pb2_grpc import SensorStreamStub
 
 T = TypeVar("T")
 
@@ -50,10 +55,15 @@ class Client:
         retry: RetryPolicy | None = None,
         headers: Headers | None = None,
     ) -> None:
-        self._channel = _open(address, channel or ChannelOptions())
+        self._address = address
+        self._options = channel or ChannelOptions()
+        self._channel = _open(address, self._options)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._retry = retry or RetryPolicy()
         self._headers = headers
+        self._stream_channel: grpc.Channel | None = None
+        self._streams: StreamConnection | None = None
+        self._opening = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +77,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls under way raise `Cancelled`."""
+        """Close the connection. Calls and streams under way raise `Cancelled`."""
+        if self._streams is not None:
+            self._streams.close()
+        if self._stream_channel is not None:
+            self._stream_channel.close()
         self._channel.close()
 
     def infer(
@@ -122,6 +136,40 @@ class Client:
         finally:
             call.cancel()
         kept.release()
+
+    def stream(
+        self,
+        model: str,
+        *,
+        window: int,
+        sample_rate: float,
+        hop: int = 0,
+        options: StreamOptions | None = None,
+        **keywords: Unpack[StreamKeywords],
+    ) -> SensorStream:
+        """A signal sent as it comes, answered window by window (Headrace servers only).
+
+        `window` and `hop` are in samples, `sample_rate` in samples per second; without `hop`
+        windows follow each other. Further options are keywords, a `StreamOptions`, or both: the
+        keywords win. The stream is opened by `with`; `SensorStream` says how it is used. All
+        streams of a client share one connection, apart from that of its calls.
+
+        Raises TypeError or ValueError for options that cannot be.
+        """
+        options = replace(options or StreamOptions(), **keywords)
+        plan = Plan(model, Framing(window, sample_rate, hop), options)
+        return SensorStream(self._stream_connection(), plan)
+
+    def _stream_connection(self) -> StreamConnection:
+        with self._opening:
+            if self._streams is None:
+                channel = self._stream_channel = _open(self._address, for_streams(self._options))
+                stub = SensorStreamStub(channel)
+                metadata = messages.metadata(self._headers)
+                self._streams = StreamConnection(
+                    lambda requests: stub.Stream(requests, metadata=metadata), self._retry
+                )
+        return self._streams
 
     def server_live(self, *, deadline: float | None = None) -> bool:
         """Whether the server says that it is up. Raises `Unavailable` where there is none."""

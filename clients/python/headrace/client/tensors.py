@@ -100,8 +100,13 @@ def read_outputs(response: ModelInferResponse) -> dict[str, Array]:
                 array = decode_contents(output.contents, datatype, output.shape)
         except ValueError as error:
             raise ValueError(f"output {output.name!r}: {error}") from error
-        outputs[output.name] = _as_bfloat16(array) if datatype.name == "BF16" else array
+        outputs[output.name] = as_output(array, datatype)
     return outputs
+
+
+def as_output(array: Array, datatype: Datatype) -> Array:
+    """As users get it: BF16 bit patterns as `ml_dtypes.bfloat16` where that is installed."""
+    return _as_bfloat16(array) if datatype.name == "BF16" else array
 
 
 def _as_bfloat16(bits: Array) -> Array:
