@@ -106,7 +106,7 @@ class FakeServer:
             session.close(0.0)
 
     def _open(self, message: pb.Open) -> real.Session:
-        asked = read_open(message)
+        asked = read_open(message, "")
         framing = ServerFraming(asked.window, asked.hop or asked.window, asked.context, asked.tail)
         options = SessionOptions(
             framing,
