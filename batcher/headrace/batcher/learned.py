@@ -114,13 +114,16 @@ def _wanted(
     """The size to want when no deadline presses, and what keeps it from being larger."""
     peers = state.peers[executor]
     executors, idle = len(peers), sum(state.running[e] is None for e in peers)
+    pressed = state.device.pressed
+    if pressed:  # a second batch would only take time from what both wait for
+        idle = 1
     limit = min(queue.rows, plan.largest)
     inflated = queue.rows / (1 - _load(state, executor, now)) / idle
     size = plan.best(inflated, limit)
     if len(state.queues) == 1:
         size = max(size, min(limit, plan.sustaining(rate / executors)))
     reason = Reason.NO_GAIN if size < limit else Reason.FULL
-    if len(state.queues) < executors:  # else the others will have keys of their own
+    if len(state.queues) < executors and not pressed:  # else the others will have keys of their own
         others = sorted(state.free_in(e, now) for e in peers if e != executor)
         share = float(queue.rows)
         for place, free in enumerate(others):

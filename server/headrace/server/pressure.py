@@ -17,7 +17,7 @@ from headrace.batcher.state import Device
 
 _PERIOD = 0.1
 # Of the last periods together: pressed from the one share on, relieved below the other.
-_PRESSED, _RELIEVED = 0.85, 0.7
+_PRESSED, _RELIEVED = 0.6, 0.5
 _SMOOTHING = 0.5
 
 

@@ -11,7 +11,7 @@ from headrace.server.models.profile import Profile
 
 _MOST_INSTANCES = 32
 # Noise: a layout must be so much better than one with fewer threads to be taken instead.
-_CLEARLY_FASTER, _CLEARLY_SOONER = 1.03, 0.9
+_CLEARLY_FASTER, _CLEARLY_SOONER = 1.03, 0.97
 # Where others took the processors meanwhile, what is learned from requests has to tell: a layout
 # that may answer a lone request sooner is kept ready unless it took so much longer.
 _NOT_SOONER = 1.15
