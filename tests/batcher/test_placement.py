@@ -25,7 +25,7 @@ def scheduler(
         for _ in range(20):
             for n in range(1, 17):
                 table.observe(n, cost(n))
-        table.observations += 1  # an odd sum: no trial is due
+        table.observations += 5  # no trial is due
     return sched
 
 
@@ -107,7 +107,7 @@ def test_what_was_learned_in_a_bad_moment_is_unlearned() -> None:
         now += seconds
         sched.complete(batch.executor, seconds)
     assert used[0] == "n0"
-    assert set(used[-50:-2]) == {"w0"}
+    assert used[-128:].count("w0") >= 120
 
 
 def test_a_fast_executor_comes_first() -> None:

@@ -22,9 +22,9 @@ from headrace.batcher.state import State
 
 # Costs are noisy: another team must promise at least so much less waiting.
 _CLEARLY = 0.97
-# Once in so many runs of a lone request the other team runs it: costs that were learned in a bad
-# moment would otherwise never be learned again.
-_TRIAL_EVERY = 64
+# Of so many runs of lone requests the other team has so many in a row: costs that were learned in
+# a bad moment would otherwise never be learned again.
+_TRIAL_EVERY, _TRIALS = 128, 3
 
 
 class Place(NamedTuple):
@@ -67,7 +67,7 @@ def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
         )
         alone = queue.rows == 1 and state.crowd < 1
         runs = sum(state.table(e, key, queue.row_bytes).observations for e in (main, executor))
-        if alone and runs % _TRIAL_EVERY == 0:
+        if alone and runs % _TRIAL_EVERY < _TRIALS:
             better = not better
         if better:
             return Place(executor, state.limits.max_batch_rows)

@@ -18,7 +18,7 @@ from headrace.batcher.runner import Runner
 from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.layout import PLAIN
-from headrace.server.executors.onnx import OnnxExecutor, Session
+from headrace.server.executors.onnx import OnnxExecutor, Session, run_session
 from headrace.server.executors.session import Provider, SessionOptions, open_session
 from headrace.server.models.lengths import Lengths
 from headrace.server.models.options import ModelOptions
@@ -27,10 +27,12 @@ from headrace.server.models.plan import Layout, Plan, configured
 from headrace.server.models.plan_cache import PlanCache
 from headrace.server.models.planner import Planner, Subject, open_rows
 from headrace.server.models.probe import Verdict, probe, probe_fixed
+from headrace.server.models.profile import synthetic_rows
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
 
 # Bounds only: the size of each batch is chosen by what the model was measured to cost.
+_WARM_UP_RUNS = 2
 DEFAULT_MAX_BATCH = {Provider.CPU: 64, Provider.CUDA: 128}
 
 
@@ -161,6 +163,7 @@ def examine(
     opened_as = plan.main.session
     plan = Planner(host.cache, host.device).complete(plan, options, subject)
     sessions = [_open(layout, subject, opened_as) for _, layout in plan.layouts]
+    _warm_up(plan, spec, sessions)
     return Opened(spec, plan, sessions, verdict, padding, labels)
 
 
@@ -170,6 +173,18 @@ def _open(layout: Layout, subject: Subject, opened: SessionOptions) -> list[Sess
     while len(sessions) < (1 if layout.shares_session else layout.instances):
         sessions.append(subject.open(layout.session))
     return sessions * layout.instances if layout.shares_session else sessions
+
+
+def _warm_up(plan: Plan, spec: ModelSpec, sessions: Sequence[Sequence[Session]]) -> None:
+    """The first runs of a session take several times as long as later ones. They are not to be
+    learned from, and no request is to meet them."""
+    profile = plan.measured[0].profile
+    if profile.key is None:
+        return
+    arrays = synthetic_rows(spec, 1, profile.recipe)
+    for session in {id(session): session for each in sessions for session in each}.values():
+        for _ in range(_WARM_UP_RUNS):
+            run_session(session, profile.key, arrays)
 
 
 def _check_rows(spec: ModelSpec, session: ort.InferenceSession) -> tuple[ModelSpec, Verdict]:

@@ -121,9 +121,11 @@ class Session:
     def flush(self, now: float) -> None:
         """Makes the last window of what was received. Raises StreamRefused."""
         self._check_open()
-        if self._outstanding() + self.windower.marks >= self.options.outstanding:
+        if self.windower.marks >= self.options.outstanding:
             raise StreamRefused(
-                "TOO_MANY_FLUSHES", "flush", "expected deliveries to be taken before the next flush"
+                "TOO_MANY_FLUSHES",
+                "flush",
+                f"expected at most {self.options.outstanding} flushes that wait for their windows",
             )
         self.flushes += 1
         self._flush(now)
