@@ -20,11 +20,15 @@ from headrace.batcher.queue import Queue
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 
-# Costs are noisy: another team must promise at least so much less waiting.
-_CLEARLY = 0.97
+# Costs are noisy: another team must promise at least so much less waiting. A lone request is what
+# it was laid out for, so there it must look worse to be left: many threads have slow moments, and
+# whoever leaves at each of them learns late that it is over.
+_CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
 # Of so many runs of lone requests the other team has so many in a row: costs that were learned in
 # a bad moment would otherwise never be learned again.
 _TRIAL_EVERY, _TRIALS = 128, 3
+# Below so many others a request is as good as alone.
+_ALONE = 0.25
 
 
 class Place(NamedTuple):
@@ -62,10 +66,11 @@ def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
         if ours is None or theirs is None:
             continue
         expected = max(float(queue.rows), 1 + state.crowd)
+        alone = queue.rows == 1 and state.crowd < _ALONE
+        margin = _NOT_CLEARLY_WORSE if alone else _CLEARLY
         better = _shared_waiting(theirs, expected, len(state.peers[executor])) < (
-            _CLEARLY * _shared_waiting(ours, expected, len(state.executors))
+            margin * _shared_waiting(ours, expected, len(state.executors))
         )
-        alone = queue.rows == 1 and state.crowd < 1
         runs = sum(state.table(e, key, queue.row_bytes).observations for e in (main, executor))
         if alone and runs % _TRIAL_EVERY < _TRIALS:
             better = not better
