@@ -100,7 +100,9 @@ def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
     def work() -> None:
         while (began := time.perf_counter()) < stop:
             session.run(None, feeds)
-            latencies.append(time.perf_counter() - began)
+            ended = time.perf_counter()
+            if ended <= stop:
+                latencies.append(ended - began)
 
     threads = [threading.Thread(target=work) for _ in range(min(callers, cpus))]
     for thread in threads:
@@ -128,7 +130,9 @@ async def served(
         async def caller(index: int) -> None:
             while (began := time.perf_counter()) < stop:
                 await call(messages[index % len(messages)])
-                latencies.append(time.perf_counter() - began)
+                ended = time.perf_counter()
+                if ended <= stop:  # what ends later is not of this time
+                    latencies.append(ended - began)
                 index += 1
 
         await asyncio.gather(*(caller(index) for index in range(callers)))

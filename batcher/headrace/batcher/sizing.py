@@ -15,7 +15,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 # The queue lengths for which sizes are worked out; in between the next one up is used.
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
@@ -37,37 +36,44 @@ class SizePlan:
         """`seconds[n]` is the time of a batch of n rows, n up to the largest allowed."""
         self.seconds = seconds
         self.largest = len(seconds) - 1
-        times = np.array(seconds[1:])
-        longest = _LENGTHS[-1]
-        waiting, serial = np.zeros(longest + 1), np.zeros(longest + 1)
-        for m in range(1, longest + 1):
-            k = min(self.largest, m)
-            waiting[m] = (m * times[:k] + waiting[m - k : m][::-1]).min()
-            serial[m] = (times[:k] + serial[m - k : m][::-1]).min()
-        self._serial, self._waiting = serial, waiting
-        self._best = [self._sizes(length, times, waiting) for length in _LENGTHS]
+        self._times = times = np.array(seconds[1:])
+        # Worked out as far as they are asked for: most queues are short, and costs change often.
+        self._waiting, self._serial = np.zeros(_LENGTHS[-1] + 1), np.zeros(_LENGTHS[-1] + 1)
+        self._known = 0
+        self._best: dict[int, list[int]] = {}
         sizes = np.arange(1, self.largest + 1)
         self._rates = np.maximum.accumulate(sizes / times).tolist()
         self.peak_rate: float = self._rates[-1]
         self.efficient = bisect_left(self._rates, _EFFICIENT * self.peak_rate) + 1
 
-    def _sizes(
-        self, queue: int, times: npt.NDArray[np.float64], waiting: npt.NDArray[np.float64]
-    ) -> list[int]:
+    def _work_out(self, longest: int) -> None:
+        """The least waiting and the shortest time of queues of up to `longest` rows."""
+        times, waiting, serial = self._times, self._waiting, self._serial
+        for m in range(self._known + 1, longest + 1):
+            k = min(self.largest, m)
+            waiting[m] = (m * times[:k] + waiting[m - k : m][::-1]).min()
+            serial[m] = (times[:k] + serial[m - k : m][::-1]).min()
+        self._known = max(self._known, longest)
+
+    def _sizes(self, queue: int) -> list[int]:
         """The best size for `queue` waiting rows, for each limit on the size from 0 up."""
-        k = min(self.largest, queue)
-        total = queue * times[:k] + waiting[queue - k : queue][::-1]
+        self._work_out(queue)
+        times, k = self._times, min(self.largest, queue)
+        total = (queue * times[:k] + self._waiting[queue - k : queue][::-1]).tolist()
         best, size, out = float("inf"), 1, [1]
-        for n in range(1, self.largest + 1):
-            if n <= k and total[n - 1] <= best + _INDIFFERENT * queue * times[n - 1]:
-                best, size = min(best, float(total[n - 1])), n
+        for n, (waited, seconds) in enumerate(zip(total, times.tolist(), strict=False), 1):
+            if waited <= best + _INDIFFERENT * queue * seconds:
+                best, size = min(best, waited), n
             out.append(size)
-        return out
+        return out + [size] * (self.largest - k)
 
     def best(self, queue: float, limit: int) -> int:
         """The size that minimises the waiting of `queue` rows, at most `limit`."""
-        row = min(bisect_left(_LENGTHS, queue), len(_LENGTHS) - 1)
-        return self._best[row][min(limit, self.largest)]
+        length = _LENGTHS[min(bisect_left(_LENGTHS, queue), len(_LENGTHS) - 1)]
+        sizes = self._best.get(length)
+        if sizes is None:
+            sizes = self._best[length] = self._sizes(length)
+        return sizes[min(limit, self.largest)]
 
     def sustaining(self, rate: float) -> int:
         """The smallest size that serves `rate` rows a second, or nearly the peak if none does."""
@@ -96,7 +102,8 @@ class SizePlan:
 
     def serial(self, rows: int) -> float:
         """The shortest time, in seconds, in which one executor can run `rows` rows."""
-        longest = len(self._serial) - 1
+        longest = _LENGTHS[-1]
+        self._work_out(min(rows, longest))
         if rows <= longest:
             return float(self._serial[rows])
         return float(self._serial[longest]) + (rows - longest) / self.peak_rate
@@ -107,10 +114,11 @@ class SizePlan:
         Interpolated, since an expected number of rows need not be whole; beyond the longest queue
         that was worked out it grows with the square.
         """
-        longest = len(self._waiting) - 1
+        longest = _LENGTHS[-1]
+        below = int(rows)
+        self._work_out(min(below + 1, longest))
         if rows >= longest:
             return float(self._waiting[longest]) * (rows / longest) ** 2
-        below = int(rows)
         part: float = self._waiting[below + 1] - self._waiting[below]
         return float(self._waiting[below] + (rows - below) * part)
 
