@@ -7,10 +7,14 @@ USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test check format protos bench constraints clean
+.PHONY: demo examples test check format protos bench constraints clean
 
 demo: $(USE)  ## serve a real model, call it from 64 callers, show how it was batched
 	$(BIN)/headrace demo
+
+examples: $(USE)  ## both examples with real signals; fetches a model, recordings and a voice
+	$(BIN)/python examples/voice_activity.py --speed 0
+	$(BIN)/python examples/activity.py --speed 0
 
 test: $(DEV)  ## all tests
 	$(BIN)/python -m pytest
@@ -42,7 +46,7 @@ clean:
 $(USE): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,demo]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,demo,examples]'
 	touch $@
 
 $(DEV): $(USE)
