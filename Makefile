@@ -13,8 +13,8 @@ demo: $(USE)  ## serve a real model, call it from 64 callers, show how it was ba
 	$(BIN)/headrace demo
 
 examples: $(USE)  ## both examples with real signals; fetches a model, recordings and a voice
-	$(BIN)/python examples/voice_activity.py --speed 0
-	$(BIN)/python examples/activity.py --speed 0
+	$(BIN)/python examples/voice_activity.py --speed 0 --plot .cache/voice_activity.svg
+	$(BIN)/python examples/activity.py --speed 0 --plot .cache/activity.svg
 
 test: $(DEV)  ## all tests
 	$(BIN)/python -m pytest
