@@ -5,7 +5,7 @@
 Its first dimension is called "batch", so requests can share a run.
 """
 
-import sys
+import argparse
 
 import onnx
 from onnx import TensorProto, helper
@@ -20,4 +20,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", help="the file to write, such as model.onnx")
+    main(parser.parse_args().path)

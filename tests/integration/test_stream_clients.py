@@ -227,6 +227,34 @@ def test_a_flush_behind_many_windows(running: RunningServer) -> None:
     assert [e.window for e in events if isinstance(e, WindowResult)] == list(range(2002))
 
 
+@pytest.mark.parametrize("how", ["break", "raise", "leave"])
+def test_a_loop_that_is_left_with_much_unread(running: RunningServer, how: str) -> None:
+    signal = [np.zeros(1000, np.float32)] * 40  # 10,000 windows: more than may wait unread
+    left = ValueError("mine")
+    caught: BaseException | None = None
+    with Client(running.grpc) as client:
+        try:
+            with client.stream("double", window=4, sample_rate=100) as s:
+                for event in s.run(signal):
+                    if isinstance(event, WindowResult) and event.window == 10:
+                        if how == "raise":
+                            raise left
+                        if how == "leave":
+                            s.leave()
+                        break
+        except ValueError as error:
+            caught = error
+    assert caught is (left if how == "raise" else None)
+
+
+def test_one_array_is_one_chunk(running: RunningServer) -> None:
+    with (
+        Client(running.grpc) as client,
+        client.stream("double", window=4, sample_rate=100) as s,
+    ):
+        assert len(list(s.run(np.zeros(40, np.float32)))) == 10
+
+
 def test_results_that_are_large(running: RunningServer) -> None:
     """The server keeps few of them until they are acknowledged."""
     window, count = 131_072, 40

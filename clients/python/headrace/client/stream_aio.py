@@ -17,7 +17,7 @@ from headrace.client.retry import RetryPolicy, next_wait
 from headrace.client.stream_inbox import StreamEvent
 from headrace.client.stream_link import StreamLink, client_closed
 from headrace.client.stream_results import Flushed, StreamSummary
-from headrace.client.stream_samples import Samples
+from headrace.client.stream_samples import Samples, as_chunks
 from headrace.client.stream_session import Session
 from headrace.client.stream_upload import Plan, StreamFacts
 from headrace.stream.v1 import stream_pb2 as pb
@@ -217,6 +217,8 @@ class AsyncSensorStream(StreamFacts):
     ) -> AsyncGenerator[StreamEvent, None]:
         """Send all `chunks` in a task of its own, yield what comes, and end the stream: see
         `SensorStream.run`. To leave the loop early, wrap this in `contextlib.aclosing`."""
+        if not isinstance(chunks, AsyncIterable):
+            chunks = as_chunks(chunks)
         kept = Kept()
 
         async def feed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,11 @@ A NumPy array must have the signal's dtype, for nothing is converted; lists and 
 
 # A chunk's bytes, about: so that no session keeps its neighbours on the same call waiting.
 _CHUNK_BYTES = 128 << 10
+
+
+def as_chunks(chunks: Iterable[Samples]) -> Iterable[Samples]:
+    """`chunks`, of which a single array is one; iterated, it would fall into single samples."""
+    return [chunks] if isinstance(chunks, np.ndarray) else chunks
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from headrace.client.retry import RetryPolicy, next_wait
 from headrace.client.stream_inbox import StreamEvent
 from headrace.client.stream_link import StreamLink, client_closed
 from headrace.client.stream_results import Flushed, StreamSummary
-from headrace.client.stream_samples import Samples
+from headrace.client.stream_samples import Samples, as_chunks
 from headrace.client.stream_session import Session
 from headrace.client.stream_upload import Plan, StreamFacts
 from headrace.stream.v1 import stream_pb2 as pb
@@ -276,8 +276,10 @@ class SensorStream(StreamFacts):
     def run(self, chunks: Iterable[Samples]) -> Generator[StreamEvent, None, None]:
         """Send all `chunks` in a thread of its own, yield what comes, and end the stream.
 
-        What `chunks` raises is raised here, after the answers to what was sent.
+        What `chunks` raises is raised here, after the answers to what was sent. A single array is
+        one chunk. The loop may be left early; the stream then takes no more samples.
         """
+        chunks = as_chunks(chunks)
         kept = Kept()
 
         def feed() -> None:
@@ -289,7 +291,9 @@ class SensorStream(StreamFacts):
         feeder = threading.Thread(target=feed, name="headrace-feeder", daemon=True)
         feeder.start()
         try:
-            yield from self
+            # Not `yield from`: that would close the stream, and wait, when the loop is left.
+            for event in self:  # noqa: UP028
+                yield event
         finally:
             self.end()
         feeder.join()
