@@ -9,7 +9,7 @@ from headrace.inference.tensors import Array
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Layout:
+class TensorLayout:
     """One object for each model, compared by identity.
 
     axes: the batch axis of those tensors whose rows do not lie along the first. kept: outputs that
@@ -26,7 +26,7 @@ class Layout:
         return self.axes.get(name, 0)
 
 
-PLAIN = Layout()
+PLAIN = TensorLayout()
 
 
 def rows_of(array: Array, axis: int, start: int, stop: int) -> Array:

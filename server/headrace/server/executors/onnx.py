@@ -26,7 +26,7 @@ import onnxruntime as ort
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
-from headrace.server.executors.layout import PLAIN, Layout, rows_of
+from headrace.server.executors.layout import PLAIN, TensorLayout, rows_of
 from headrace.server.executors.padding import Padding
 from headrace.server.executors.session import Provider
 
@@ -62,7 +62,7 @@ class Key:
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[str, ...]
     bfloat16: bool = False
-    layout: Layout = PLAIN
+    layout: TensorLayout = PLAIN
 
 
 class Session(Protocol):

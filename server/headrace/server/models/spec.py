@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from headrace.inference.tensors import Array
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.layout import PLAIN, Layout
+from headrace.server.executors.layout import PLAIN, TensorLayout
 from headrace.server.executors.onnx import Key
 from headrace.server.models.controls import ControlSpec, mark_controls
 from headrace.server.models.options import ModelOptions, TensorDeclaration
@@ -91,7 +91,7 @@ class ModelSpec:
     has_bfloat16: bool = False
     fixed_rows: int = 0
     states: tuple[StateSpec, ...] = ()
-    layout: Layout = PLAIN
+    layout: TensorLayout = PLAIN
     controls: tuple[ControlSpec, ...] = ()
 
     def key(
@@ -183,10 +183,10 @@ def read_spec(
 
 def _layout(
     outputs: Sequence[TensorSpec], inputs: Sequence[TensorSpec], constants: Mapping[str, Array]
-) -> Layout:
+) -> TensorLayout:
     axes = {spec.name: spec.axis for spec in (*inputs, *outputs) if spec.axis}
     kept = frozenset(spec.name for spec in outputs if spec.state)
-    return Layout(axes, kept, constants) if kept or constants else PLAIN
+    return TensorLayout(axes, kept, constants) if kept or constants else PLAIN
 
 
 def _overridable(session: ort.InferenceSession) -> Sequence[Any]:
