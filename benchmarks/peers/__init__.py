@@ -1,0 +1,1 @@
+"""Other servers, each installed into an environment of its own and given the same model."""
