@@ -61,7 +61,8 @@ class App:
     """One server. `start`, then `stop`; or `running(settings)` for both."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError when the models' paths hold no models."""
+        """Raises ConfigurationError when the models' paths hold no models, or the engine that calls
+        are to come by is not installed."""
         self.settings = settings
         self._host = Host(Provider(settings.provider), plan_cache(settings.cache_dir))
         self._pressure: Pressure | None = None
@@ -79,9 +80,7 @@ class App:
         self._metrics = Metrics(self._samples, self._inference.outcomes, sessions.statistics)
         control = ControlService(self.registry, self.is_ready)
         self._streams = StreamService(sessions)
-        self._grpc = rpc.build(
-            self._inference, control, self._streams, self._health, settings.max_message_bytes
-        )
+        self._grpc = rpc.build(self._inference, control, self._streams, self._health, settings)
         self._http = HttpServer(self.registry, self._metrics, self.is_ready)
 
     def is_ready(self) -> bool:
