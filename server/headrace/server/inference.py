@@ -127,7 +127,7 @@ class Submitted:
     request: InferenceRequest
     work: Request
     future: asyncio.Future[Answer]
-    notes: dict[Hashable, bytes] | None = None
+    known: _Prepared | None = None
 
     def outcome(self) -> InferenceResult:
         """What the future, which has ended, says to the caller. Raises the errors of `infer`."""
@@ -140,14 +140,17 @@ class Submitted:
 
     def result(self, answer: Answer) -> InferenceResult:
         """What `answer`, which the future ended with, says to the caller."""
-        model, key = self.model, self.work.key
+        model, key, known = self.model, self.work.key, self.known
+        if known is not None and model.lengths is None:
+            outputs = list(zip(known.outputs, answer.result, strict=True))
+            return InferenceResult(model, outputs, answer, (), 0, known.notes)
         assert isinstance(key, Key)
         padded_to = 0 if model.lengths is None else model.lengths.answered(self.work, answer.batch)
         specs = [model.outputs[name] for name in self.request.outputs or model.default_outputs]
         arrays = dict(zip(key.outputs, answer.result, strict=True))
         outputs = [(spec, _shape_output(spec, arrays[spec.name])) for spec in specs]
         states = [arrays[state.output] for state in model.spec.states]
-        return InferenceResult(model, outputs, answer, states, padded_to, self.notes)
+        return InferenceResult(model, outputs, answer, states, padded_to)
 
 
 async def infer(registry: Registry, request: InferenceRequest) -> InferenceResult:
@@ -171,7 +174,7 @@ def submit(registry: Registry, request: InferenceRequest) -> Submitted:
         work = _prepare(model, request)
         return Submitted(model, request, work, model.runner.submit(work))
     work = _prepare_known(model, request, known)
-    return Submitted(model, request, work, model.runner.submit(work), known.notes)
+    return Submitted(model, request, work, model.runner.submit(work), known)
 
 
 def check(model: ServedModel, request: InferenceRequest) -> None:
@@ -185,6 +188,7 @@ class _Prepared:
 
     spec: ModelSpec
     key: Key
+    outputs: Sequence[TensorSpec]
     rows: int
     nbytes: int
     priority: int
@@ -227,12 +231,12 @@ def _remember(model: ServedModel, request: InferenceRequest, work: Request, key:
     if kind is None or spec.states or spec.controls:
         return
     order = [name for name, _, _ in key.inputs]
-    plain = all(
-        model.inputs[name].datatype != "BYTES" and model.inputs[name].model_shape is None
-        for name in order
-    )
+    outputs = [model.outputs[name] for name in key.outputs]
+    tensors = [*(model.inputs[name] for name in order), *outputs]
+    plain = all(tensor.datatype != "BYTES" and tensor.model_shape is None for tensor in tensors)
     if plain and order == [tensor.name for tensor in request.inputs]:
-        kind.prepared = _Prepared(spec, key, work.rows, work.nbytes, work.priority, work.solo)
+        rows, nbytes, priority = work.rows, work.nbytes, work.priority
+        kind.prepared = _Prepared(spec, key, outputs, rows, nbytes, priority, work.solo)
 
 
 def _prepare(model: ServedModel, request: InferenceRequest) -> Request:

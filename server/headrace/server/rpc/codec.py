@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,6 @@ SOLO = "headrace_solo"
 FINAL_RESPONSE = "triton_final_response"
 _RESERVED = "triton_"
 _KNOWN_RESERVED = {"triton_enable_empty_final_response", FINAL_RESPONSE}
-_BYTES = DATATYPES["BYTES"]
 # Tags of length-delimited fields of a response.
 _ID_TAG = pb.ModelInferResponse.ID_FIELD_NUMBER << 3 | 2
 _RAW_TAG = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
@@ -51,15 +50,21 @@ _LONGEST_CALLER = 128
 class _Asked:
     """What a head asks, checked as far as that goes without tensors.
 
-    tensors: of each input its name, datatype, shape and size in bytes, once a request with raw
-    contents has been found right. kind: None unless other requests may share the head.
+    classes: how many are wanted of each output that is to be classified. explain: whether the
+    answer is to say how it came about. tensors: of each input its name, datatype, shape and size in
+    bytes, once a request with raw contents has been found right. kind: None unless other requests
+    may share the head.
     """
 
+    model: str
+    version: str
     outputs: Sequence[str]
+    classes: Mapping[str, int]
     timeout: float | None
     priority: int
     solo: bool
     sequence: SequencePlace | None
+    explain: bool
     kind: Kind | None
     tensors: Sequence[tuple[str, Datatype, tuple[int, ...], int]] = ()
 
@@ -73,20 +78,16 @@ def decode(
     when it has none; `caller` is whom it comes from. Raises InvalidInput naming the field,
     Unsupported for shared memory.
     """
-    head = wire.head
-    message = head.message
-    asked: _Asked | None = head.asked
-    if asked is None:
-        asked = head.asked = _read(head)
+    asked = _asked(wire.head)
     if len(caller) > _LONGEST_CALLER:
         raise InvalidInput(
             f"metadata 'headrace-caller': expected at most {_LONGEST_CALLER} characters, got "
             f"{len(caller)}"
         )
     return InferenceRequest(
-        model=message.model_name,
-        version=message.model_version,
-        inputs=_known_inputs(asked, wire.raw) or _inputs(message, asked, wire.raw),
+        model=asked.model,
+        version=asked.version,
+        inputs=_known_inputs(asked, wire.raw) or _inputs(wire.head.message, asked, wire.raw),
         arrival=arrival,
         outputs=asked.outputs,
         remaining=math.inf if remaining is None else remaining,
@@ -99,16 +100,34 @@ def decode(
     )
 
 
+def _asked(head: Head) -> _Asked:
+    """What `head` asks, read once. Raises InvalidInput, Unsupported."""
+    found: _Asked | None = head.asked
+    if found is None:
+        found = head.asked = _read(head)
+    return found
+
+
 def _read(head: Head) -> _Asked:
     message = head.message
     timeout, priority, solo = _scheduling(message.parameters)
+    classes = {}
     for output in message.outputs:
         _refuse_shared_memory(f"output '{output.name}'", output.parameters)
         if "classification" in output.parameters:
-            _class_count(output)  # refused before the model runs, not after
-    outputs = [output.name for output in message.outputs]
-    kind = Kind() if head.kept else None
-    return _Asked(outputs, timeout, priority, solo, _sequence(message.parameters), kind)
+            classes[output.name] = _class_count(output)  # refused before the model runs, not after
+    return _Asked(
+        model=message.model_name,
+        version=message.model_version,
+        outputs=[output.name for output in message.outputs],
+        classes=classes,
+        timeout=timeout,
+        priority=priority,
+        solo=solo,
+        sequence=_sequence(message.parameters),
+        explain=EXPLAIN in message.parameters and message.parameters[EXPLAIN].bool_param,
+        kind=Kind() if head.kept else None,
+    )
 
 
 def _known_inputs(asked: _Asked, raw: Sequence[memoryview]) -> list[InputTensor] | None:
@@ -222,51 +241,50 @@ def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:
 
 def encode(wire: WireRequest, result: InferenceResult) -> bytes:
     """The serialized response to `wire`, tensors as raw contents."""
-    message = wire.head.message
-    classes = {
-        output.name: _class_count(output)
-        for output in message.outputs
-        if "classification" in output.parameters
-    }
-    described: list[tuple[str, str, tuple[int, ...]]] = []
-    raw: list[Any] = []
-    for tensor, array in result.outputs:
-        datatype = DATATYPES[tensor.datatype]
-        if tensor.name in classes:
-            labels = result.model.labels.get(tensor.name, ())
-            batched = result.model.spec.batched
-            array = _classify(tensor, array, classes[tensor.name], labels, batched)
-            datatype = _BYTES
-        described.append((tensor.name, datatype.name, array.shape))
-        buffer = raw_buffer(array, datatype)
-        size = len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
-        raw += (delimited(_RAW_TAG, size), buffer)
-    parts: list[Any] = [_response_head(result, tuple(described))]
-    if wire.id:
-        id_ = wire.id.encode()
+    asked = _asked(wire.head)
+    outputs = result.outputs
+    if asked.classes:
+        outputs = [_classified(asked, result, tensor, array) for tensor, array in outputs]
+    raw = [raw_buffer(array, DATATYPES[tensor.datatype]) for tensor, array in outputs]
+    id_ = wire.id.encode()
+    parts: list[Any] = [_response_head(result, outputs)]
+    if id_:
         parts += (delimited(_ID_TAG, len(id_)), id_)
-    parts += raw
-    if EXPLAIN in message.parameters and message.parameters[EXPLAIN].bool_param:
+    for buffer in raw:
+        size = len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+        parts += (delimited(_RAW_TAG, size), buffer)
+    if asked.explain:
         parts.append(_explanation(result).SerializeToString())
     return b"".join(parts)
 
 
-def _response_head(
-    result: InferenceResult, described: tuple[tuple[str, str, tuple[int, ...]], ...]
-) -> bytes:
+def _response_head(result: InferenceResult, outputs: Sequence[tuple[TensorSpec, Array]]) -> bytes:
     """The response without its id and its tensors' contents: the same for requests of one kind
     that get outputs of the same shapes."""
     kept: dict[Hashable, bytes] = {} if result.notes is None else result.notes
-    head = kept.get(described)
+    shapes = tuple([array.shape for _, array in outputs])
+    head = kept.get(shapes)
     if head is None:
         spec = result.model.spec
         response = pb.ModelInferResponse(model_name=spec.name, model_version=spec.version)
-        for name, datatype, shape in described:
-            response.outputs.add(name=name, datatype=datatype, shape=shape)
+        for tensor, array in outputs:
+            response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         if len(kept) >= _KEPT_SHAPES:
             kept.clear()
-        head = kept[described] = response.SerializeToString()
+        head = kept[shapes] = response.SerializeToString()
     return head
+
+
+def _classified(
+    asked: _Asked, result: InferenceResult, tensor: TensorSpec, array: Array
+) -> tuple[TensorSpec, Array]:
+    """An output as its classes, where that is asked for."""
+    count = asked.classes.get(tensor.name)
+    if count is None:
+        return tensor, array
+    labels = result.model.labels.get(tensor.name, ())
+    classes = _classify(tensor, array, count, labels, result.model.spec.batched)
+    return replace(tensor, datatype="BYTES"), classes
 
 
 def _class_count(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
