@@ -14,10 +14,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headrace.inference.pool import POOL
 from headrace.inference.v2 import grpc_service_pb2 as pb
+from headrace.server.config import Settings
 from headrace.server.errors import InvalidInput, ServerError
 from headrace.server.models.registry import ModelListener
-from headrace.server.rpc import wire
 from headrace.server.rpc.control import ControlService
+from headrace.server.rpc.engine import Engine, choose
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
 from headrace.stream.v1 import stream_pb2 as stream_pb
@@ -59,9 +60,28 @@ def build(
     control: ControlService,
     streams: StreamService,
     health_: Health,
+    settings: Settings,
+) -> Engine:
+    """A server with everything registered and no port yet.
+
+    Raises ConfigurationError when the engine that `settings` names cannot be had.
+    """
+    chosen, limit = choose(settings.rpc_engine), settings.max_message_bytes
+    server = _grpcio(inference, control, streams, health_, limit)
+    if chosen == "grpcio":
+        return server
+    from headrace.server.rpc.native import NativeServer  # an extra
+
+    return NativeServer(server, inference, f"/{_SERVICE.full_name}/ModelInfer", limit)
+
+
+def _grpcio(
+    inference: InferenceService,
+    control: ControlService,
+    streams: StreamService,
+    health_: Health,
     max_message_bytes: int,
 ) -> grpc.aio.Server:
-    """A server with everything registered and no port yet."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -100,12 +120,10 @@ def _handlers(inference: InferenceService, control: ControlService) -> dict[str,
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,
         )
-    parse = _lenient(wire.parse)
-    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-        inference.model_infer, parse, pb.ModelInferResponse.SerializeToString
-    )
+    # Bytes in and out: the codec knows how to leave tensors where they are.
+    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.model_infer)
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        inference.model_stream_infer, parse, pb.ModelStreamInferResponse.SerializeToString
+        inference.model_stream_infer
     )
     return handlers
 
@@ -161,7 +179,7 @@ def _add_reflection(server: grpc.aio.Server) -> None:
         )
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def bind(server: Engine, host: str, port: int) -> int:
     """Binds and returns the port. Raises ServerError when it cannot be had."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     message = (
