@@ -128,6 +128,7 @@ def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes) -> Mark
             width=max(across(i.start + i.seconds) - across(i.start), 1.0),
             height=above.bottom - rate(i.errors / i.seconds),
             class_="errors",
+            style=f"fill: url(#{heading.identity}-hatch)",
         )
         for i in run
         if i.errors
@@ -138,6 +139,7 @@ def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes) -> Mark
     stairs = svg.stepped([(across(t), rate(v)) for t, v in answered])
     area = [*stairs, (stairs[-1][0], above.bottom), (stairs[0][0], above.bottom)] if stairs else []
     parts = [
+        _hatch(f"{heading.identity}-hatch") if bars else None,
         svg.path(area, "area s0"),
         svg.frame(above, None, axes.rate, "", "answers/s" + (", errors/s hatched" if bars else "")),
         join(*bars),
@@ -146,6 +148,21 @@ def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes) -> Mark
         _latency_over_time(run, axes, below),
     ]
     return figure(heading, join(*parts), WIDTH, HEIGHT + 20)
+
+
+def _hatch(identity: str) -> Markup:
+    """Slanted stripes: errors are seen as such without colour."""
+    stripe = element("path", d="M0 0V4", class_="stripe")
+    return element(
+        "pattern",
+        element("rect", width=4, height=4, class_="ground"),
+        stripe,
+        id=identity,
+        width=4,
+        height=4,
+        patternUnits="userSpaceOnUse",
+        patternTransform="rotate(45)",
+    )
 
 
 def _latency_over_time(run: Sequence[Interval], axes: TimeAxes, box: Box) -> Markup:
