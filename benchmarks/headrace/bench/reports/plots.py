@@ -14,11 +14,8 @@ from headrace.bench.reports import charts, svg
 from headrace.bench.reports.charts import Heading, Point, Series
 from headrace.bench.reports.figures import (
     Row,
-    load_words,
-    mean_batch,
     names,
     number,
-    rows,
     sides,
     summary,
 )
@@ -32,11 +29,13 @@ _DEPTHS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A chart, what it shows, and what one should know to read it."""
+    """A chart, what it shows, and what one should know to read it. Those of one `group` are small
+    and belong side by side."""
 
     title: str
     drawn: Markup
     caption: str
+    group: str = ""
 
 
 def plots(section: Section, identity: str) -> list[Plot]:
@@ -55,7 +54,7 @@ def picked(lines: Sequence[Row]) -> list[int]:
 
 
 def _left_out(lines: Sequence[Row]) -> str:
-    return f" {MOST} of {len(lines)} measurements are drawn." if len(lines) > MOST else ""
+    return f" ({MOST} of {len(lines)} measurements)" if len(lines) > MOST else ""
 
 
 def _offered(row: Row) -> tuple[float, str] | None:
@@ -186,7 +185,7 @@ def _spectrum(section: Section, identity: str) -> list[Plot]:
     if not values:
         return []
     deepest = max(x for x, _ in values)
-    ticks = tuple((float(d), _percent(d)) for d in (1, *_DEPTHS) if d <= deepest * 1.001)
+    ticks = tuple((float(d), _percent(d)) for d in _DEPTHS if d <= deepest * 1.001)
     x = svg.Axis(1.0, max(deepest, 2.0), ticks, log=True)
     title = "Latency by percentile"
     heading = Heading(identity, title, _told(series))
@@ -206,22 +205,25 @@ def _percent(depth: float) -> str:
 
 def _times(section: Section, identity: str) -> list[Plot]:
     """Throughput, errors and latency over time; where sides alternate, of each side's first turn."""
-    lines = [line for line in summary(section) if _lasting(line.measurements[0].intervals)]
+    everything = summary(section)
+    lines = [line for line in everything if _lasting(line.measurements[0].intervals)]
     chosen = picked(lines)
     if not chosen:
         return []
     axes = charts.time_axes([lines[i].measurements[0].intervals for i in chosen])
-    called = names(summary(section))
+    called = dict(zip(map(id, everything), names(everything), strict=True))
+    width, group = (charts.WIDTH, "") if len(chosen) == 1 else (charts.SMALL, "Over time")
+    if group and section.kind == "versus":
+        group = "Over time, the first turn of each side"
     made = []
     for i in chosen:
-        run = lines[i].measurements[0].intervals
-        name = called[summary(section).index(lines[i])]
+        run, name = lines[i].measurements[0].intervals, called[id(lines[i])]
         errors, ok = sum(part.errors for part in run), sum(part.ok for part in run)
         told = f"{ok:,} answers and {errors:,} errors in {len(run)} intervals."
         heading = Heading(f"{identity}{i}", f"Over time: {name}", told)
-        turns = len(lines[i].measurements)
-        caption = f"The first of {turns} turns." if turns > 1 else _left_out(lines).strip()
-        made.append(Plot(heading.title, charts.over_time(heading, run, axes), caption))
+        drawn = charts.over_time(heading, run, axes, width)
+        title = name if group else "Over time"
+        made.append(Plot(title, drawn, "", group and group + _left_out(lines)))
     return made
 
 
@@ -243,15 +245,17 @@ def _batches(section: Section, identity: str) -> list[Plot]:
     chosen = picked([line for line, _, _ in found])
     if not chosen:
         return []
-    x, y = charts.batch_axes([found[i][2] for i in chosen])
+    axes = charts.batch_axes([found[i][2] for i in chosen])
+    width, group = (charts.WIDTH, "") if len(chosen) == 1 else (charts.SMALL, "Batch sizes")
     made = []
     for i in chosen:
-        _, name, sizes = found[i]
-        mean = sum(size * n for size, n in sizes.items()) / sum(sizes.values())
+        line, name, sizes = found[i]
         told = ", ".join(f"{size}: {n:,}" for size, n in sorted(sizes.items())[:64])
         heading = Heading(f"{identity}{i}", f"Batch sizes: {name}", f"Executions by size: {told}.")
-        caption = _left_out([line for line, _, _ in found]).strip()
-        made.append(Plot(heading.title, charts.bars(heading, sizes, mean, x, y), caption))
+        drawn = charts.bars(heading, sizes, axes, width)
+        title = name if group else "Batch sizes"
+        left_out = _left_out([line for line, _, _ in found])
+        made.append(Plot(title, drawn, "", group and group + left_out))
     return made
 
 

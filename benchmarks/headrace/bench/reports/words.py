@@ -118,7 +118,7 @@ def _search(section: Section) -> str:
     objective = section.facts.get("objective") or section.facts.get("objective_ms")
     if isinstance(objective, int | float):
         percentile = section.facts.get("percentile", "p99")
-        objective = f"{percentile} stays under {number(objective)} ms"
+        objective = f"{percentile} stays under {objective:g} ms"
     objective = objective or "the objective is met"
     said = f"{number(rate)} requests/s is the highest rate at which {objective}"
     low, high = section.facts.get("low"), section.facts.get("high")
@@ -147,16 +147,13 @@ def _curve(section: Section) -> str:
 
 
 def _versus(section: Section) -> str:
-    first = _by_importance(section.ratios)
-    if not first:
-        return ""
-    return " ".join(f"{_capital(verdict(ratio))}." for ratio in first[:2])
+    return " ".join(f"{_capital(verdict(ratio))}." for ratio in _first(section.ratios))
 
 
-def _by_importance(ratios: Sequence[Ratio]) -> list[Ratio]:
-    """Throughput and p99 before the rest: the two that a summary has room for."""
+def _first(ratios: Sequence[Ratio]) -> list[Ratio]:
+    """The two that a summary has room for: throughput and p99, real or not, where there are any."""
     order = {"throughput": 0, "p99 latency": 1}
-    return sorted(ratios, key=lambda ratio: order.get(figure_words(ratio.figure), 2))
+    return sorted(ratios, key=lambda ratio: order.get(figure_words(ratio.figure), 2))[:2]
 
 
 def _start(section: Section) -> str:
@@ -188,6 +185,8 @@ def facts(section: Section) -> list[tuple[str, str]]:
                 name, unit = key.removesuffix(suffix), written
                 break
         said = value if isinstance(value, str) else number(value)
+        if isinstance(value, int | float) and value == round(value):
+            said = f"{value:,.0f}"
         out.append((name.replace("_", " "), said if said in ("", NOTHING) else said + unit))
     return out
 
@@ -247,7 +246,9 @@ def headline(section: Section) -> str:
     if section.kind == "search" and isinstance(rate, int | float):
         return f"{number(rate)}/s"
     if section.kind == "versus" and section.ratios:
-        return times(_by_importance(section.ratios)[0].median)
+        first = _first(section.ratios)
+        ratio = next((ratio for ratio in first if ratio.real), first[0])
+        return f"{times(ratio.median)} {figure_words(ratio.figure).removesuffix(' latency')}"
     lines = summary(section)
     if section.kind in ("load", "curve") and lines:
         return f"{number(max(m.throughput for m in section.measurements))}/s"
