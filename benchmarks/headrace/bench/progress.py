@@ -1,4 +1,4 @@
-"""What a running load test tells whoever watches it."""
+"""What a running measurement tells whoever watches it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Literal
 
 from headrace.bench.results import Interval
 
+Phase = Literal["warm-up", "measure"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """One more stretch of a phase is over. `elapsed` and `total` are seconds of the phase; `total`
-    is None where the phase ends when it is found to, as an automatic warm-up does."""
+    """One second of a measurement. `elapsed` seconds of `total` (None: not known beforehand) of
+    this phase have passed; `interval` is the latest of them, which starts are counted from the
+    phase's beginning."""
 
-    phase: Literal["warm-up", "measure"]
+    phase: Phase
     elapsed: float
     total: float | None
     interval: Interval

@@ -70,12 +70,12 @@ def _brief(value: Any) -> bool:
 def _summary(report: Report) -> Markup:
     answers = []
     for place, section in enumerate(report.sections, 1):
-        glance = headline(section)
+        glance, unit = headline(section)
         answers.append(
             element(
                 "li",
                 element("a", section.title, href=f"#s{place}", class_="question"),
-                element("span", glance, class_="glance") if glance else None,
+                element("span", glance, element("small", unit), class_="glance"),
                 element("span", answer(section), class_="answer"),
             )
         )

@@ -53,6 +53,13 @@ def picked(lines: Sequence[Row]) -> list[int]:
     return [round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)]
 
 
+def _by_target(section: Section) -> list[Row]:
+    """What is drawn: the summary's lines, those of a target together, for an even choice."""
+    lines = summary(section)
+    targets = list(dict.fromkeys(line.target for line in lines))
+    return sorted(lines, key=lambda line: targets.index(line.target))
+
+
 def _left_out(lines: Sequence[Row]) -> str:
     return f" ({MOST} of {len(lines)} measurements)" if len(lines) > MOST else ""
 
@@ -157,15 +164,15 @@ def spectrum(distributions: Sequence[Distribution]) -> list[Point]:
     count = total.get_total_count()
     if not count:
         return []
-    depths = [10 ** (i / 25) for i in range(math.floor(25 * math.log10(count)) + 1)]
-    percentiles = [100 * (1 - 1 / depth) for depth in (*depths, count)]
-    values = total.get_percentile_to_value_dict(percentiles)
-    points = [(1 / (1 - p / 100), values[p] / 1000) for p in percentiles]
-    return [*points[:-1], (float(count), total.get_max_value() / 1000)]
+    steps = math.floor(25 * math.log10(max(count / 2, 1)))
+    depths = [2 * 10 ** (i / 25) for i in range(steps + 1)]
+    values = total.get_percentile_to_value_dict([100 * (1 - 1 / depth) for depth in depths])
+    points = list(zip(depths, (value / 1000 for value in values.values()), strict=True))
+    return [*points, (max(2.0, float(count)), total.get_max_value() / 1000)]
 
 
 def _spectrum(section: Section, identity: str) -> list[Plot]:
-    lines = summary(section)
+    lines = _by_target(section)
     called = names(lines)
     ordered = len(lines) > 3 and len({line.target for line in lines}) == 1
     series = []
@@ -186,7 +193,7 @@ def _spectrum(section: Section, identity: str) -> list[Plot]:
         return []
     deepest = max(x for x, _ in values)
     ticks = tuple((float(d), _percent(d)) for d in _DEPTHS if d <= deepest * 1.001)
-    x = svg.Axis(1.0, max(deepest, 2.0), ticks, log=True)
+    x = svg.Axis(2.0, max(deepest, 4.0), ticks, log=True)
     title = "Latency by percentile"
     heading = Heading(identity, title, _told(series))
     y = svg.logarithmic(value for _, value in values)
@@ -205,7 +212,7 @@ def _percent(depth: float) -> str:
 
 def _times(section: Section, identity: str) -> list[Plot]:
     """Throughput, errors and latency over time; where sides alternate, of each side's first turn."""
-    everything = summary(section)
+    everything = _by_target(section)
     lines = [line for line in everything if _lasting(line.measurements[0].intervals)]
     chosen = picked(lines)
     if not chosen:
@@ -234,7 +241,7 @@ def _lasting(run: Sequence[Interval]) -> bool:
 def _batches(section: Section, identity: str) -> list[Plot]:
     """Batch sizes of each line, over all its turns."""
     found = []
-    lines = summary(section)
+    lines = _by_target(section)
     for line, name in zip(lines, names(lines), strict=True):
         sizes: dict[int, int] = {}
         for m in line.measurements:

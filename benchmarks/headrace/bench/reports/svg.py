@@ -45,7 +45,7 @@ def linear(values: Iterable[float], *, ticks: int = 5, whole: bool = False) -> A
     return Axis(0.0, count * step, tuple((i * step, tick(i * step)) for i in range(count + 1)))
 
 
-def logarithmic(values: Iterable[float], most: int = 8) -> Axis:
+def logarithmic(values: Iterable[float], most: int = 10) -> Axis:
     """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above; more
     than `most` ticks would be too many."""
     known = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
