@@ -244,7 +244,8 @@ _RATIO_TICKS = (
     (0.90, 0.95, 1, 1.05, 1.1),
     (0.8, 0.9, 1, 1.1, 1.25),
     (0.6, 0.8, 1, 1.25, 1.6),
-    (0.33, 0.5, 1, 2, 3),
+    (0.5, 0.7, 1, 1.4, 2),
+    (0.25, 0.5, 1, 2, 4),
     (0.1, 0.2, 0.5, 1, 2, 5, 10),
     (0.01, 0.1, 1, 10, 100),
 )
@@ -259,35 +260,54 @@ def ratio_axis(ratios: Sequence[Ratio]) -> Axis:
     return Axis(1 / span, span, tuple((mark, f"{mark:g}×") for mark in marks), log=True)
 
 
-def forest(heading: Heading, ratios: Sequence[tuple[Ratio, str, str]]) -> Markup:
-    """For each ratio, with its name and verdict, its interval against 1: filled where the
-    difference is real, hollow where none is shown."""
-    step = 40
-    axis = ratio_axis([ratio for ratio, _, _ in ratios])
-    box = Box(16, 10, WIDTH - 16, 14 + step * len(ratios))
-    one = axis.at(1, box.left, box.right)
-    parts = [
-        join(*(
-            svg.line(at, box.top, at, box.bottom, "grid")
-            for at in (axis.at(v, box.left, box.right) for v, _ in axis.ticks)
-        )),
-        svg.line(one, box.top, one, box.bottom, "mark"),
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A ratio with its `name` and, in `words`, its figures and verdict. `kind` is "better",
+    "worse", "plain", or "open" where no difference is shown."""
+
+    ratio: Ratio
+    name: str
+    words: str
+    kind: str
+
+
+def forest(heading: Heading, groups: Sequence[tuple[str, Sequence[Estimate]]]) -> Markup:
+    """For each ratio its interval against 1, filled where the difference is real and hollow where
+    none is shown; under the names of their groups, where they have any."""
+    axis = ratio_axis([one.ratio for _, group in groups for one in group])
+    left, right, y = 16.0, WIDTH - 16.0, 10.0
+    rows: list[Markup] = []
+    for name, group in groups:
+        if name:
+            y += 24
+            rows.append(svg.text(left, y - 6, svg.shorten(name, 60), "name group"))
+        for one in group:
+            rows.append(_interval(one, axis, Box(left, y, right, y + 38)))
+            y += 38
+    box = Box(left, 10, right, y + 4)
+    grid = [axis.at(value, left, right) for value, _ in axis.ticks]
+    middle = axis.at(1, left, right)
+    drawn = join(
+        *(svg.line(at, box.top, at, box.bottom, "grid") for at in grid),
+        svg.line(middle, box.top, middle, box.bottom, "mark"),
         svg.frame(box, axis, None),
-    ]  # fmt: skip
-    for place, (ratio, name, judged) in enumerate(ratios):
-        y = box.top + 27 + step * place
-        low, mid, high = (
-            axis.at(v if math.isfinite(v) and v > 0 else 1.0, box.left, box.right)
-            for v in (ratio.low, ratio.median, ratio.high)
-        )
-        kind = judged if judged in ("better", "worse") else "plain"
-        kind = kind if ratio.real else "open"
-        parts += [
-            svg.text(box.left, y - 12, svg.shorten(name, 38), "name"),
-            svg.text(box.right, y - 12, judged, f"name {kind}", anchor="end"),
-            svg.line(low, y, high, y, f"interval {kind}"),
-            svg.line(low, y - 4, low, y + 4, f"interval {kind}"),
-            svg.line(high, y - 4, high, y + 4, f"interval {kind}"),
-            svg.marker(mid, y, 1, f"estimate {kind}", f"{name}: {number(ratio.median)}×"),
-        ]
-    return figure(heading, join(*parts), WIDTH, box.bottom + 24)
+        *rows,
+    )
+    return figure(heading, drawn, WIDTH, box.bottom + 24)
+
+
+def _interval(one: Estimate, axis: Axis, box: Box) -> Markup:
+    y = box.top + 27
+    low, mid, high = (
+        axis.at(v if math.isfinite(v) and v > 0 else 1.0, box.left, box.right)
+        for v in (one.ratio.low, one.ratio.median, one.ratio.high)
+    )
+    room = int((box.right - box.left) / svg.LETTER) - len(one.words)
+    return join(
+        svg.text(box.left, y - 12, svg.shorten(one.name, max(room, 12)), "name"),
+        svg.text(box.right, y - 12, one.words, f"name {one.kind}", anchor="end"),
+        svg.line(low, y, high, y, f"interval {one.kind}"),
+        svg.line(low, y - 4, low, y + 4, f"interval {one.kind}"),
+        svg.line(high, y - 4, high, y + 4, f"interval {one.kind}"),
+        svg.marker(mid, y, 1, f"estimate {one.kind}", f"{one.name}: {one.words}"),
+    )

@@ -270,18 +270,22 @@ def ratios(section: Section, identity: str) -> Plot | None:
     """The ratios of sides as intervals round 1."""
     if not section.ratios:
         return None
-    several = len({(r.side, r.base) for r in section.ratios}) > 1
-    drawn = []
+    groups: dict[tuple[str, str], list[charts.Estimate]] = {}
     for ratio in section.ratios:
-        name = f"{figure_words(ratio.figure)} {interval_words(ratio)}"
-        drawn.append((ratio, f"{ratio.side}: {name}" if several else name, judgement(ratio)))
+        judged = judgement(ratio)
+        kind = judged if judged in ("better", "worse") else "plain" if ratio.real else "open"
+        one = charts.Estimate(
+            ratio, figure_words(ratio.figure), f"{interval_words(ratio)} {judged}", kind
+        )
+        groups.setdefault((ratio.side, ratio.base), []).append(one)
+    named = [(f"{side} ÷ {base}", group) for (side, base), group in groups.items()]
+    title = named[0][0] if len(named) == 1 else "Ratios of the sides"
+    if len(named) == 1:
+        named = [("", named[0][1])]
     first = section.ratios[0]
-    title = "Ratios to " + ", ".join(dict.fromkeys(r.base for r in section.ratios))
-    if not several:
-        title = f"{first.side} ÷ {first.base}"
     told = "; ".join(map(verdict, section.ratios)) + "."
     caption = (
         f"Median of the ratios of neighbouring turns ({first.turns} turns) and its "
         f"{first.confidence:.0%} bootstrap interval. Filled: the interval excludes 1."
     )
-    return Plot(title, charts.forest(Heading(identity, title, told), drawn), caption)
+    return Plot(title, charts.forest(Heading(identity, title, told), named), caption)
