@@ -106,8 +106,10 @@ class TimeAxes:
 
 def time_axes(runs: Sequence[Sequence[Interval]]) -> TimeAxes:
     every = [interval for run in runs for interval in run if interval.seconds > 0]
+    end = max((i.start + i.seconds for i in every), default=1.0)
+    ticks = tuple(tick for tick in svg.linear([end]).ticks if tick[0] <= end)
     return TimeAxes(
-        svg.linear(i.start + i.seconds for i in every),
+        Axis(0.0, end, ticks),
         svg.linear((max(i.ok, i.errors) / i.seconds for i in every), ticks=3),
         svg.logarithmic(
             (value for i in every for value in (i.p50_ms, i.p99_ms) if value is not None), most=5
@@ -115,9 +117,7 @@ def time_axes(runs: Sequence[Sequence[Interval]]) -> TimeAxes:
     )
 
 
-def over_time(
-    heading: Heading, run: Sequence[Interval], axes: TimeAxes, width: float
-) -> Markup:
+def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes, width: float) -> Markup:
     """Answers and errors per second as stairs, and below them p50 and p99 of the same seconds."""
     run = [interval for interval in run if interval.seconds > 0]
     above, below = Box(44, 26, width - 36, 112), Box(44, 144, width - 36, HEIGHT - 38)

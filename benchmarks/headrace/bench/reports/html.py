@@ -85,7 +85,9 @@ def _summary(report: Report) -> Markup:
         for concern in found
     ]
     warning = (
-        element("aside", element("h2", "Before you believe it"), element("ul", *told), class_="warn")
+        element(
+            "aside", element("h2", "Before you believe it"), element("ul", *told), class_="warn"
+        )
         if told
         else element("p", "No warnings: the load generator kept up.", class_="fine")
     )
@@ -107,7 +109,9 @@ def _section(section: Section, identity: str) -> Markup:
         _notes(section),
         _facts(section),
         _tables(section, lines),
-        element("p", f"Not known here: {', '.join(missing)}.", class_="missing") if missing else None,
+        element("p", f"Not known here: {', '.join(missing)}.", class_="missing")
+        if missing
+        else None,
         *_plots(drawn),
         _turns(section),
         id=identity,
@@ -118,7 +122,8 @@ def _notes(section: Section) -> Markup | None:
     if not section.notes:
         return None
     told = [element("li", note) for note in section.notes]
-    return element("aside", element("h3", "What differs"), element("ul", *told), class_="notes")
+    title = "What differs" if section.kind == "versus" else "To know"
+    return element("aside", element("h3", title), element("ul", *told), class_="notes")
 
 
 def _facts(section: Section) -> Markup | None:
@@ -245,13 +250,13 @@ def _pairs(title: str, values: Mapping[str, Any]) -> Markup | None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested keys with dots; what is empty is left out."""
+    """Nested keys with dots, but for "about"; what is empty is left out."""
     out: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            out += _flat(value, f"{prefix}{key}.")
+            out += _flat(value, "" if key == "about" else f"{prefix}{key}.")
         elif value not in (None, "", [], ()):
-            out.append((f"{prefix}{key}", _value(value)))
+            out.append((f"{prefix}{key}".replace("_", " "), _value(value)))
     return out
 
 

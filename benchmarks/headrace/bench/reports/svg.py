@@ -46,8 +46,8 @@ def linear(values: Iterable[float], *, ticks: int = 5, whole: bool = False) -> A
 
 
 def logarithmic(values: Iterable[float], most: int = 10) -> Axis:
-    """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above; more
-    than `most` ticks would be too many."""
+    """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above,
+    with at most `most` ticks."""
     known = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
     low, high = _round_down(min(known)), _round_up(max(known))
     if high <= low * 1.001:
