@@ -5,12 +5,12 @@ import re
 
 import pytest
 from rich.console import Console
-from support import reports
 
 from headrace.bench.progress import Progress
 from headrace.bench.reports import markdown, terminal
 from headrace.bench.reports.live import Live, sparkline
 from headrace.bench.results import Interval, Report
+from support import reports
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from support import reports
 
 from headrace.bench.reports.figures import errors_words, number, rows, share, sides
 from headrace.bench.reports.words import (
@@ -17,6 +16,7 @@ from headrace.bench.reports.words import (
     judgement,
     verdict,
 )
+from support import reports
 
 
 @pytest.mark.parametrize(
