@@ -253,3 +253,19 @@ def test_a_histogram_that_is_rubbish_is_said_to_be() -> None:
     section = reports.section("load", reports.measurement(latency=broken))
     with pytest.raises(ValueError, match="histogram that can't be read"):
         page(reports.report(section))
+
+
+def test_of_each_side_as_many_measurements_are_drawn() -> None:
+    long = "a rival with a name too long to be written out beside its line"
+    measured = [
+        reports.measurement(reports.Served(name), 50.0 * (1 + i), 1.0)
+        for i in range(7)
+        for name in ("headrace", long)
+    ]
+    labels = tuple(f"{10 + 10 * (i // 2)}%" for i in range(14))
+    _, charts = parsed(reports.report(reports.section("curve", *measured, labels=labels)))
+    drawn = texts(chart_called(charts, "Latency by percentile"))
+    ours = [name for name in drawn if name.endswith(", headrace")]
+    theirs = [name for name in drawn if name.endswith("…")]
+    assert sorted(ours) == ["10%, headrace", "40%, headrace", "70%, headrace"]
+    assert sorted(name[:4] for name in theirs) == ["10%,", "40%,", "70%,"]

@@ -212,7 +212,8 @@ def names(lines: Sequence[Row]) -> list[str]:
         return [line.label for line in lines]
     if len(labels) == 1 and len(targets) == len(lines):
         return [line.target for line in lines]
-    return [f"{line.target}, {line.label}" for line in lines]
+    # The label first: where room is short, it is the end that is cut off.
+    return [f"{line.label}, {line.target}" for line in lines]
 
 
 def load_words(load: dict[str, Any]) -> str:

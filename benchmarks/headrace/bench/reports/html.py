@@ -27,7 +27,7 @@ from headrace.bench.reports.markup import Markup, element, join
 from headrace.bench.reports.words import answer, concerns, facts, headline
 from headrace.bench.results import Report, Section
 
-_FOLDED = 12  # a table of more lines than these stays closed until it is asked for
+_FOLDED = 24  # a table of more lines than these stays closed until it is asked for
 
 
 def page(report: Report) -> str:

@@ -50,10 +50,22 @@ def plots(section: Section, identity: str) -> list[Plot]:
 
 
 def picked(lines: Sequence[Row]) -> list[int]:
-    """The places of at most MOST lines: first, last and evenly between."""
+    """The places of at most MOST lines: of each target as many, first, last and evenly between."""
     if len(lines) <= MOST:
         return list(range(len(lines)))
-    return [round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)]
+    groups: dict[str, list[int]] = {}
+    for place, line in enumerate(lines):
+        groups.setdefault(line.target, []).append(place)
+    each = max(1, MOST // len(groups))
+    return [place for group in list(groups.values())[:MOST] for place in _evenly(group, each)]
+
+
+def _evenly(places: list[int], most: int) -> list[int]:
+    if len(places) <= most:
+        return places
+    if most == 1:
+        return places[-1:]
+    return [places[round(i * (len(places) - 1) / (most - 1))] for i in range(most)]
 
 
 def _by_target(section: Section) -> list[Row]:
@@ -64,7 +76,8 @@ def _by_target(section: Section) -> list[Row]:
 
 
 def _left_out(lines: Sequence[Row]) -> str:
-    return f" ({MOST} of {len(lines)} measurements)" if len(lines) > MOST else ""
+    drawn = len(picked(lines))
+    return f" ({drawn} of {len(lines)} measurements)" if drawn < len(lines) else ""
 
 
 def _offered(row: Row) -> tuple[float, str] | None:

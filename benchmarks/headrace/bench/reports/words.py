@@ -156,13 +156,23 @@ def _curve(section: Section) -> str:
 
 
 def _versus(section: Section) -> str:
-    return " ".join(f"{_capital(verdict(ratio))}." for ratio in _first(section.ratios))
+    pairs = dict.fromkeys((ratio.side, ratio.base) for ratio in section.ratios)
+    told: list[Ratio] = []
+    for pair in pairs:
+        first = _first([ratio for ratio in section.ratios if (ratio.side, ratio.base) == pair])
+        told += first if len(pairs) <= 2 else [_telling(first)]
+    return " ".join(f"{_capital(verdict(ratio))}." for ratio in told)
 
 
 def _first(ratios: Sequence[Ratio]) -> list[Ratio]:
     """The two that a summary has room for: throughput and p99, real or not, where there are any."""
     order = {"throughput": 0, "p99 latency": 1}
     return sorted(ratios, key=lambda ratio: order.get(figure_words(ratio.figure), 2))[:2]
+
+
+def _telling(ratios: Sequence[Ratio]) -> Ratio:
+    """The first whose difference is real, or else the first."""
+    return next((ratio for ratio in ratios if ratio.real), ratios[0])
 
 
 def _start(section: Section) -> str:
@@ -262,8 +272,9 @@ def headline(section: Section) -> tuple[str, str]:
         rate = section.facts.get("rate")
         return (number(rate), "requests/s") if isinstance(rate, int | float) else ("none", "")
     if section.kind == "versus" and section.ratios:
-        first = _first(section.ratios)
-        ratio = next((ratio for ratio in first if ratio.real), first[0])
+        if len({(ratio.side, ratio.base) for ratio in section.ratios}) > 1:
+            return "", ""
+        ratio = _telling(_first(section.ratios))
         return f"{times(ratio, ratio.median)}×", figure_words(ratio.figure)
     if section.kind in ("load", "curve") and section.measurements:
         best = section.facts.get("saturation")
