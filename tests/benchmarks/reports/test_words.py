@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from headrace.bench.reports.figures import errors_words, number, rows, share, sides
+from headrace.bench.reports.figures import (
+    ANSWERS,
+    errors_words,
+    load_words,
+    number,
+    rows,
+    share,
+    sides,
+)
 from headrace.bench.reports.words import (
     LIMITED,
     answer,
@@ -136,3 +144,29 @@ def test_sides_are_medians_of_their_turns_and_sums_of_their_errors() -> None:
     assert [len(side.measurements) for side in sides(section)] == [3, 3]
     assert errors_words(ours.errors) == "UNAVAILABLE 6, unfinished 6"
     assert len(rows(section)) == 6
+
+
+def test_no_p999_is_told_of_fewer_than_a_thousand_requests() -> None:
+    deep = next(column for column in ANSWERS if column.title == "p99.9")
+    times = [float(i) for i in range(1, 1001)]
+    few, enough = (
+        reports.measurement(seconds=1.0, latency=reports.distribution(some))
+        for some in (times[:-1], times)
+    )
+    assert deep.of(few) is None
+    assert deep.of(enough) == pytest.approx(999, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        ({"kind": "closed", "callers": 1}, "1 caller"),
+        ({"kind": "closed", "callers": 64}, "64 callers"),
+        ({"kind": "open", "rate": 1250.5, "arrivals": "gamma"}, "1,250.5/s gamma"),
+        ({"kind": "open"}, "open"),
+        ({"kind": "steps", "steps": []}, "steps"),
+        ({}, "load"),
+    ],
+)
+def test_loads_have_short_names(load: dict[str, object], words: str) -> None:
+    assert load_words(load) == words

@@ -74,6 +74,12 @@ def _field(distribution: Distribution | None, field: str) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _deep(measurement: Measurement) -> float | None:
+    """p99.9, where there are requests enough for it to be more than the maximum's other name."""
+    latency = measurement.latency
+    return _field(latency, "p999_ms") if latency and latency.count >= 1000 else None
+
+
 def failed(measurement: Measurement) -> float | None:
     """The share of requests sent that were answered with an error, or not at all."""
     bad = sum(measurement.errors.values()) + measurement.unfinished
@@ -102,7 +108,7 @@ ANSWERS = (
     P50,
     Column("p90", "ms", _latency("p90_ms"), "one request in 10 took longer"),
     P99,
-    Column("p99.9", "ms", _latency("p999_ms"), "one request in 1,000 took longer"),
+    Column("p99.9", "ms", _deep, "one request in 1,000 took longer; not told of fewer than 1,000"),
     Column("max", "ms", _latency("max_ms"), "the slowest request answered OK"),
     Column("failed", "", failed, "errors and requests without an answer, of all sent", share),
 )
@@ -228,9 +234,10 @@ def load_words(load: dict[str, Any]) -> str:
     }
     values = {key: _plain(value) for key, value in load.items()}
     try:
-        return words.get(kind, kind).format(**values)
+        said = words.get(kind, kind).format(**values)
     except KeyError:
         return kind
+    return said.removesuffix("s") if said.startswith("1 ") else said
 
 
 def _plain(value: Any) -> str:

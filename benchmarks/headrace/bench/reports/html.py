@@ -47,8 +47,10 @@ def page(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
-    targets = dict.fromkeys(m.target for s in report.sections for m in s.measurements)
-    return " and ".join(targets) if 0 < len(targets) <= 3 else f"{len(targets)} targets"
+    targets = list(dict.fromkeys(m.target for s in report.sections for m in s.measurements))
+    if not 0 < len(targets) <= 3:
+        return f"{len(targets)} targets" if targets else "Nothing measured"
+    return " and ".join([", ".join(targets[:-1]), targets[-1]] if targets[1:] else targets)
 
 
 def _header(report: Report) -> Markup:
@@ -90,6 +92,8 @@ def _summary(report: Report) -> Markup:
         )
         if told
         else element("p", "No warnings: the load generator kept up.", class_="fine")
+        if any(section.measurements for section in report.sections)
+        else None
     )
     answered = element("ol", *answers, class_="answers")
     return element("section", answered, warning, class_="summary", aria_label="Summary")

@@ -276,7 +276,8 @@ def headline(section: Section) -> tuple[str, str]:
             return "", ""
         ratio = _telling(_first(section.ratios))
         return f"{times(ratio, ratio.median)}×", figure_words(ratio.figure)
-    if section.kind in ("load", "curve") and section.measurements:
+    one = len({m.target for m in section.measurements}) == 1
+    if section.kind in ("load", "curve") and one:
         best = section.facts.get("saturation")
         if not isinstance(best, int | float):
             best = max(m.throughput for m in section.measurements)
