@@ -58,10 +58,8 @@ class Calls:
             return
         self.in_flight.remove(call)
         now = self.now()
-        if status == OK:
-            code = GOOD if now <= call.expires else LATE
-        else:
-            code = self._code(status)
+        in_time = GOOD if now <= call.expires else LATE
+        code = in_time if status == OK else self._code(status)
         self._rows.extend((call.due, call.sent, now, code))
 
     def give_up(self) -> None:

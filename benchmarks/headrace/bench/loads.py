@@ -49,6 +49,12 @@ class Driver(Protocol):
     def stop(self, at: float) -> None:
         """Nothing that is due at `at` or later is sent."""
 
+    def busy(self) -> bool:
+        """Whether something is due that was not sent yet."""
+
+    def abandon(self) -> None:
+        """Counts what was due and not sent among what is under way, and sends it no more."""
+
 
 def draws(weights: Sequence[float], seed: int) -> Iterator[int]:
     """Indices drawn by weight, without end."""
@@ -96,6 +102,16 @@ class OpenDriver:
     def stop(self, at: float) -> None:
         self._end = at
 
+    def busy(self) -> bool:
+        due = math.inf if self._next is None else self._began + self._next.due
+        return due < min(self._end, self._calls.now())
+
+    def abandon(self) -> None:
+        while self._next is not None and self.busy():
+            deadline = self._kinds[self._next.kind].deadline
+            self._calls.begin(self._began + self._next.due, deadline)
+            self._next = next(self._arrivals, None)
+
     def _send_due(self) -> None:
         for _ in range(_AT_ONCE):
             arrival = self._next
@@ -142,6 +158,12 @@ class ClosedDriver:
     def stop(self, at: float) -> None:
         self._end = at
 
+    def busy(self) -> bool:
+        return False  # a caller that is not waiting for an answer owes nothing
+
+    def abandon(self) -> None:
+        """Callers owe nothing."""
+
     def send(self, caller: _Caller) -> None:
         now = self._calls.now()
         if now < self._end:
@@ -175,9 +197,7 @@ class _Caller:
         self._driver.ended(self)
 
 
-def closed_sequence(
-    weights: Sequence[float], seed: int, share: Share
-) -> Iterator[tuple[int, int]]:
+def closed_sequence(weights: Sequence[float], seed: int, share: Share) -> Iterator[tuple[int, int]]:
     """Kind and input of every request of one process's callers."""
     drawn = itertools.islice(draws(weights, seed), share.part, None, share.of)
     return zip(drawn, itertools.count(share.part, share.of), strict=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -30,6 +31,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 _SAMPLES, _SAMPLE_BYTES = 64, 64 << 20
 _LEAST_SAMPLES = 4
 _PATIENCE = 10.0
+T = TypeVar("T")
 _LONG = 120.0  # for the first answer of a model
 
 
@@ -62,16 +64,14 @@ def prepare(job: Job) -> Ready:
 
 
 def probe(job: Job, ready: Ready) -> None:
-    """Sends one request of each kind, alone, so that what cannot work is found before the load, with
-    the server's own words. Raises BenchError."""
+    """Sends one request of each kind, alone: what cannot work is found before the load, with the
+    server's own words. Raises BenchError."""
     if job.target.protocol == "http":
         return  # the load process sees the status as well
     with grpc.insecure_channel(job.target.address, options=list(OPTIONS.items())) as channel:
         for request, kind in zip(job.requests, ready.kinds, strict=False):
-            prepared = kind.samples[0]
-            _asked(job, request, lambda p=prepared: channel.unary_unary(p.path)(
-                p.body, timeout=_LONG
-            ))
+            method = channel.unary_unary(kind.samples[0].path)
+            _asked(job, request, partial(method, kind.samples[0].body, timeout=_LONG))
 
 
 def _grpc(
@@ -131,11 +131,8 @@ def _stream(
     return Stream(request.model, framing, options, signal, request.deadline)
 
 
-def _one_window(shape: Array | tuple[int, ...], window: int) -> tuple[int, ...]:
-    dims = [int(dim) for dim in shape]
-    return tuple(
-        dim if dim > 0 else (1 if axis == 0 else window) for axis, dim in enumerate(dims)
-    )
+def _one_window(shape: Sequence[int], window: int) -> tuple[int, ...]:
+    return tuple(dim if dim > 0 else (1 if axis == 0 else window) for axis, dim in enumerate(shape))
 
 
 def _as_signal(array: Array, window: int) -> Array:
@@ -156,7 +153,7 @@ def _metadata(
     )
 
 
-def _asked[T](job: Job, request: RequestSpec, call: Callable[[], T]) -> T:
+def _asked(job: Job, request: RequestSpec, call: Callable[[], T]) -> T:
     try:
         return call()
     except grpc.RpcError as error:

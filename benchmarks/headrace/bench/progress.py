@@ -7,6 +7,8 @@ from typing import Literal
 
 from headrace.bench.results import Interval
 
+Phase = Literal["warm-up", "measure"]
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -14,7 +16,7 @@ class Progress:
     this phase have passed; `interval` is the latest of them, which starts are counted from the
     phase's beginning."""
 
-    phase: Literal["warm-up", "measure"]
+    phase: Phase
     elapsed: float
     total: float | None
     interval: Interval

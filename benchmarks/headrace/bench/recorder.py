@@ -118,6 +118,10 @@ class Recorder:
             )
         return self._intervals[number]
 
+    def edge(self, number: int) -> float:
+        """Seconds from the beginning to the end of the second of this number."""
+        return min(number + 1.0, self.seconds)
+
     def intervals(self) -> tuple[Interval, ...]:
         """All of them, also those in which nothing ended."""
         return tuple(self.interval(number) for number in range(math.ceil(self.seconds)))

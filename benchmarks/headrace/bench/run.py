@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from headrace.bench import statistics, warm_up
+from headrace.bench import warm_up
 from headrace.bench.arrivals import TraceError, read_trace
 from headrace.bench.errors import BenchError
 from headrace.bench.fleet import Fleet
 from headrace.bench.inputs import InputError
 from headrace.bench.loads import Share
 from headrace.bench.own_use import client_use
-from headrace.bench.prepare import calling, prepare, probe
 from headrace.bench.prepare import Ready as Requests
-from headrace.bench.progress import Progress
+from headrace.bench.prepare import prepare, probe
+from headrace.bench.progress import Phase, Progress
 from headrace.bench.recorder import Recorder, Rows
 from headrace.bench.results import Batches, Measurement
 from headrace.bench.spec import ClosedLoad, Job, SensorLoad, TraceLoad
+from headrace.bench.statistics import Statistics
 from headrace.bench.watch import ServerWatch
 from headrace.bench.worker import Assignment, Begin, Drain, Drained, Ended, Notes, Report, Sensors
 
@@ -64,7 +66,7 @@ def _assignment(job: Job, requests: Requests, number: int) -> Assignment:
 def _check_trace(job: Job) -> None:
     if isinstance(job.load, TraceLoad):
         most = len(job.requests) - 1
-        for due, which in read_trace(job.load.file):
+        for due, which in read_trace(Path(job.load.file)):
             if which is not None and which > most:
                 raise TraceError(
                     f"{job.load.file}: the request at {due} s: expected one of 0 to {most}, "
@@ -80,21 +82,23 @@ def grace(job: Job) -> float:
 
 
 class _Run:
-    def __init__(
-        self, job: Job, fleet: Fleet, server: ServerWatch | None, watch: Watcher
-    ) -> None:
+    def __init__(self, job: Job, fleet: Fleet, server: ServerWatch | None, watch: Watcher) -> None:
         self._job, self._fleet, self._server, self._watch = job, fleet, server, watch
         self._grace = grace(job)
         self._until = [-math.inf] * len(fleet)
         self._cpu_seconds = [0.0] * len(fleet)
         self._shown = 0
+        self._statistics: Statistics | None = None
+        if job.target.protocol != "http":
+            models = [request.model for request in job.requests]
+            self._statistics = Statistics(job.target.address, models)
 
     def measure(self) -> Measurement:
         transport = self._fleet.ready()
         began, warmed, warnings = self._warm_up()
-        with _Statistics(self._job) as batches:
-            recorder = self._measure(began)
-        return self._result(recorder, transport, warmed, warnings, batches.found)
+        recorder = self._measure(began)
+        batches = self._statistics.close() if self._statistics is not None else None
+        return self._result(recorder, transport, warmed, warnings, batches)
 
     def _warm_up(self) -> tuple[float, float, list[str]]:
         """Returns when the measurement begins, the seconds of warm-up, and warnings."""
@@ -139,19 +143,29 @@ class _Run:
         recorder = Recorder(began, seconds)
         self._fleet.tell(Begin(job.load, began, seconds, job.seed, self._grace))
         self._follow(recorder, "measure", seconds, began)
+        if self._statistics is not None:
+            self._statistics.ask()
         if self._server is not None:
             self._server.start()
-        for second in range(1, math.ceil(seconds) + 1):
-            self._follow(recorder, "measure", seconds, began + min(second, seconds))
+        for second in range(math.ceil(seconds)):
+            self._follow(recorder, "measure", seconds, began + recorder.edge(second))
             if self._server is not None:
                 self._server.sample()
+        if self._server is not None:
+            self._server.stop()
+        if self._statistics is not None:
+            self._statistics.ask()
         until = began + seconds + self._grace + _PATIENCE
+        ended = 0
         for number, report in self._fleet.reports(until, Ended):
             self._note(number, report, recorder)
             self._show(recorder, "measure", seconds)
+            ended += isinstance(report, Ended)
+        if ended < len(self._fleet):
+            raise BenchError(f"{len(self._fleet) - ended} load processes did not end in time")
         return recorder
 
-    def _follow(self, recorder: Recorder, phase: str, total: float, until: float) -> None:
+    def _follow(self, recorder: Recorder, phase: Phase, total: float, until: float) -> None:
         """Takes reports until then."""
         for number, report in self._fleet.reports(until):
             self._note(number, report, recorder)
@@ -167,16 +181,13 @@ class _Run:
         recorder.add(rows, report.statuses)
         return rows
 
-    def _show(self, recorder: Recorder, phase: str, total: float | None) -> None:
+    def _show(self, recorder: Recorder, phase: Phase, total: float | None) -> None:
         """Tells the watcher of every second of which all processes have reported."""
         known = min(self._until) - recorder.began
-        while self._shown < math.ceil(recorder.seconds if total is None else total):
-            interval = recorder.interval_if_known(self._shown, known)
-            if interval is None:
-                return
+        while self._shown < recorder.seconds and recorder.edge(self._shown) <= known:
+            interval = recorder.interval(self._shown)
             self._shown += 1
-            elapsed = interval.start + interval.seconds
-            self._watch(Progress(phase, elapsed, total, interval))
+            self._watch(Progress(phase, interval.start + interval.seconds, total, interval))
 
     def _result(
         self,

@@ -2,7 +2,7 @@
 
 A sample is due with its chunk, and a chunk when its last sample is: a device that sends ten samples
 at a time cannot send the first before the tenth. A window is due with the chunk that brings its
-last sample. The sessions' starts are spread evenly over one chunk, so that they do not send in step.
+last sample. The sessions' starts are spread evenly over one chunk: they do not send in step.
 """
 
 from __future__ import annotations
@@ -59,6 +59,19 @@ class SensorDriver:
     def stop(self, at: float) -> None:
         self._end = at
 
+    def busy(self) -> bool:
+        return bool(self._due) and self._due[0][0] < min(self._end, self._calls.now())
+
+    def abandon(self) -> None:
+        while self.busy():
+            due, session, chunk = self._due[0]
+            heapq.heapreplace(self._due, self._following(due, session, chunk))
+            for _ in range(windows_ending(self._load, chunk)):
+                self._calls.begin(due, self._deadlines[session], None)
+
+    def _following(self, due: float, session: int, chunk: int) -> tuple[float, int, int]:
+        return due + self._load.chunk / self._load.sample_rate, session, chunk + 1
+
     def _send_due(self) -> None:
         for _ in range(_AT_ONCE):
             if not self._due:
@@ -69,16 +82,14 @@ class SensorDriver:
             if due > self._calls.now():
                 self._loop.call_at(due, self._send_due)
                 return
-            following = due + self._load.chunk / self._load.sample_rate
-            heapq.heapreplace(self._due, (following, session, chunk + 1))
+            heapq.heapreplace(self._due, self._following(due, session, chunk))
             self._send(due, session, chunk)
         self._loop.call_soon(self._send_due)
 
     def _send(self, due: float, session: int, chunk: int) -> None:
         deadline = self._deadlines[session]
         calls = [
-            self._calls.begin(due, deadline, None)
-            for _ in range(windows_ending(self._load, chunk))
+            self._calls.begin(due, deadline, None) for _ in range(windows_ending(self._load, chunk))
         ]
         self._sessions[session].send(self._load.chunk, calls)
 

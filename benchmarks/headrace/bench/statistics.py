@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
 
 from headrace.bench.results import Batches
+from headrace.bench.transports.channel import OPTIONS
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 _PATIENCE = 10.0
+
+
+class Statistics:
+    """The counters of `models` at a gRPC address, asked beside what else goes on."""
+
+    def __init__(self, address: str, models: Iterable[str]) -> None:
+        self._channel = grpc.insecure_channel(address, options=list(OPTIONS.items()))
+        self._stub = GRPCInferenceServiceStub(self._channel)
+        self._models = sorted(set(models))
+        self._thread = ThreadPoolExecutor(1)
+        self._asked: list[Future[list[pb.ModelStatistics] | None]] = []
+
+    def ask(self) -> None:
+        """Asks for the counters as they are now; does not wait."""
+        self._asked.append(self._thread.submit(ask, self._stub, self._models))
+
+    def close(self) -> Batches | None:
+        """What happened between the first and the last time it was asked."""
+        told = [future.result() for future in self._asked]
+        self._thread.shutdown()
+        self._channel.close()
+        return between(told[0], told[-1]) if told else None
 
 
 def ask(stub: GRPCInferenceServiceStub, models: Iterable[str]) -> list[pb.ModelStatistics] | None:
@@ -19,7 +43,7 @@ def ask(stub: GRPCInferenceServiceStub, models: Iterable[str]) -> list[pb.ModelS
     try:
         return [
             version
-            for model in sorted(set(models))
+            for model in models
             for version in stub.ModelStatistics(
                 pb.ModelStatisticsRequest(name=model), timeout=_PATIENCE
             ).model_stats
@@ -49,9 +73,7 @@ def between(
     )
 
 
-def _add(
-    sizes: Counter[int], counts: Counter[str], version: pb.ModelStatistics, sign: int
-) -> None:
+def _add(sizes: Counter[int], counts: Counter[str], version: pb.ModelStatistics, sign: int) -> None:
     for batch in version.batch_stats:
         sizes[batch.batch_size] += sign * batch.compute_infer.count
     times = version.inference_stats

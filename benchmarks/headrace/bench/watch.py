@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 
 import psutil
+import pynvml
 
 from headrace.bench.errors import BenchError
 from headrace.bench.results import ServerUse
@@ -32,38 +33,39 @@ class ServerWatch:
         self._peak = 0.0
         self._threads = 0
         self._joules: float | None = None
-        self._started = False
+        self._spent: float | None = None
 
     def start(self) -> None:
         """From here on CPU time and energy count."""
         self._joules = joules()
         self._first = self._cpu()
         self._last = dict(self._first)
-        self._started = True
         self.sample()
 
     def sample(self) -> None:
         """Looks at memory and threads, and at the CPU time of processes that may end."""
-        if not self._started:
-            return
         self._last.update(self._cpu())
         processes = self._processes()
         self._peak = max(self._peak, _memory(processes))
         self._threads = max(self._threads, sum(_threads(process) for process in processes))
 
-    def stop(self, requests: int) -> ServerUse:
-        """What was used since `start`, for this many `requests`."""
+    def stop(self) -> None:
+        """Here what counts ends."""
         self.sample()
+        energy = joules()
+        if energy is not None and self._joules is not None:
+            self._spent = energy - self._joules
+
+    def use(self, requests: int) -> ServerUse:
+        """What was used between start and stop, in which this many `requests` ended."""
         # A process that was not there at the start counts from zero.
         cpu = sum(used - self._first.get(p, 0.0) for p, used in self._last.items())
-        energy = joules()
-        spent = None if energy is None or self._joules is None else energy - self._joules
         return ServerUse(
             cpu_seconds=cpu,
             cpu_us_per_request=cpu / requests * 1e6 if requests else 0.0,
             peak_memory_mb=self._peak / _MEGABYTE,
             threads=self._threads,
-            energy_joules=spent,
+            energy_joules=self._spent,
         )
 
     def _processes(self) -> list[psutil.Process]:
@@ -102,16 +104,13 @@ def _threads(process: psutil.Process) -> int:
 def joules() -> float | None:
     """Energy that the GPUs of this machine have taken since their driver was loaded, all together;
     None where there is none that tells."""
-    import pynvml  # noqa: PLC0415 - looks for the driver's library
-
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
     try:
         handles = [
-            pynvml.nvmlDeviceGetHandleByIndex(index)
-            for index in range(pynvml.nvmlDeviceGetCount())
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
         millijoules = [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
         return sum(millijoules) / 1e3 if millijoules else None

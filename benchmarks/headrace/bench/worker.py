@@ -41,8 +41,7 @@ _IDLE_CHECK = 0.005
 
 @dataclass(frozen=True)
 class Sensors:
-    """A sensor load, the streams of the job's requests, and the seed by which sessions draw theirs.
-    """
+    """A sensor load, the streams of the job's requests, and by which seed sessions draw theirs."""
 
     load: SensorLoad
     streams: tuple[Stream, ...]
@@ -57,7 +56,7 @@ class Assignment:
     target: Target
     kinds: tuple[Kind, ...]
     weights: tuple[float, ...]
-    share: Share = Share()
+    share: Share
     sensors: Sensors | None = None
 
 
@@ -205,19 +204,20 @@ class Worker:
         cpu = self._cpu()
         await self._sleep_until(end)
         self._cpu_seconds = self._cpu() - cpu
-        await self._idle(end + grace)
+        await self._idle(driver, end + grace)
+        driver.abandon()
 
     async def _drain(self, command: Drain) -> None:
         now = self._loop.time()
         if self._driver is not None:
             self._driver.stop(now)
+            await self._idle(self._driver, now + command.grace)
             self._driver = None
-        await self._idle(now + command.grace)
         self._report(Drained())
 
-    async def _idle(self, until: float) -> None:
-        """Waits until nothing is under way, at most until `until`."""
-        while self._calls.in_flight and self._loop.time() < until:
+    async def _idle(self, driver: Driver, until: float) -> None:
+        """Waits until nothing is under way or still to be sent, at most until `until`."""
+        while (self._calls.in_flight or driver.busy()) and self._loop.time() < until:
             await asyncio.sleep(_IDLE_CHECK)
 
     async def _sleep_until(self, at: float) -> None:

@@ -18,8 +18,8 @@ PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 class GrpcStreamTransport:
-    """A deadline is told by the request parameter `timeout` (microseconds), as Triton has it: gRPC's
-    own is the call's. After the call has broken, the next request makes another one."""
+    """A deadline is told by the request parameter `timeout` (microseconds), as Triton has it: that
+    of gRPC is the call's. After the call has broken, the next request makes another one."""
 
     name = "grpcio, one stream"
 
