@@ -60,7 +60,8 @@ class Fleet:
 
     def ready(self) -> str:
         """Waits until all are; returns the name of their transport. Raises BenchError."""
-        names = [r.name for _, r in self.reports(time.monotonic() + _TO_START, Ready)]
+        reports = self.reports(time.monotonic() + _TO_START, Ready)
+        names = [report.name for _, report in reports if isinstance(report, Ready)]
         if len(names) < len(self):
             raise BenchError(f"the load processes were not ready within {_TO_START:g} s")
         return names[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -70,7 +70,7 @@ def probe(job: Job, ready: Ready) -> None:
         return  # the load process sees the status as well
     with grpc.insecure_channel(job.target.address, options=list(OPTIONS.items())) as channel:
         for request, kind in zip(job.requests, ready.kinds, strict=False):
-            method = channel.unary_unary(kind.samples[0].path)
+            method: Any = channel.unary_unary(kind.samples[0].path)
             _asked(job, request, partial(method, kind.samples[0].body, timeout=_LONG))
 
 

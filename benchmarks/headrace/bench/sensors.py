@@ -67,7 +67,7 @@ class SensorDriver:
             due, session, chunk = self._due[0]
             heapq.heapreplace(self._due, self._following(due, session, chunk))
             for _ in range(windows_ending(self._load, chunk)):
-                self._calls.begin(due, self._deadlines[session], None)
+                self._calls.begin(due, self._deadlines[session])
 
     def _following(self, due: float, session: int, chunk: int) -> tuple[float, int, int]:
         return due + self._load.chunk / self._load.sample_rate, session, chunk + 1
@@ -88,9 +88,7 @@ class SensorDriver:
 
     def _send(self, due: float, session: int, chunk: int) -> None:
         deadline = self._deadlines[session]
-        calls = [
-            self._calls.begin(due, deadline, None) for _ in range(windows_ending(self._load, chunk))
-        ]
+        calls = [self._calls.begin(due, deadline) for _ in range(windows_ending(self._load, chunk))]
         self._sessions[session].send(self._load.chunk, calls)
 
 

@@ -217,7 +217,7 @@ class Worker:
 
     async def _idle(self, driver: Driver, until: float) -> None:
         """Waits until nothing is under way or still to be sent, at most until `until`."""
-        while (self._calls.in_flight or driver.busy()) and self._loop.time() < until:
+        while (self._calls.in_flight or driver.busy()) and self._loop.time() < until:  # noqa: ASYNC110 - cheap
             await asyncio.sleep(_IDLE_CHECK)
 
     async def _sleep_until(self, at: float) -> None:
