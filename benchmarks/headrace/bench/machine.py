@@ -62,8 +62,10 @@ def cgroup_limits(folder: Path) -> dict[str, float]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that `folder` is in, with "+" where it is not what was committed;
-    None outside a checkout."""
+    """The commit of the checkout that holds `folder`'s files, with "+" where they were changed
+    since; None where no checkout does, as for a package installed inside somebody's own."""
+    if not _run(("git", "-C", str(folder), "ls-files")):
+        return None
     commit = _run(("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"))
     if commit is None:
         return None
