@@ -1,105 +1,179 @@
-"""How requests look over HTTP, where servers don't agree."""
+"""How servers that do not speak gRPC want their requests, and how they answer.
+
+Two formats serve all of them. `safetensors` (github.com/huggingface/safetensors) is a length, a
+JSON header and raw bytes, so that a body is as long as the same tensors in gRPC; it has no strings.
+The Open Inference Protocol over HTTP with its binary tensor extension is a JSON header, whose
+length an HTTP header gives, and raw bytes.
+"""
 
 from __future__ import annotations
 
-import base64
-import importlib
 import json
-import urllib.error
-import urllib.request
-from typing import Any, Protocol
-from urllib.parse import quote
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from headrace.bench.errors import BenchError
-from headrace.bench.inputs import Sample
-from headrace.bench.spec import RequestSpec
 from headrace.bench.transports import Prepared
-from headrace.inference.v2.grpc_service_pb2 import ModelMetadataResponse
 
-_PATIENCE = 10.0
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Array]
+Prepare = Callable[[str, Inputs], Prepared]
+# From a response's body and its headers, whose names are in lower case.
+Read = Callable[[bytes, Mapping[str, str]], dict[str, Array]]
+
+_SAFETENSORS = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+}
+_OIP = {
+    name: {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"}.get(
+        name, name.upper()
+    )
+    for name in _SAFETENSORS
+}
+_HEADER_LENGTH = "inference-header-content-length"
+_BINARY = (("content-type", "application/octet-stream"),)
+_JSON = (("content-type", "application/json"),)
 
 
-class Adaptor(Protocol):
-    """What one kind of server wants. Both may raise BenchError."""
+@dataclass(frozen=True, slots=True)
+class Adaptor:
+    """`prepare` makes a request for a model, `read` the arrays of an answer. Both raise ValueError
+    for what the format cannot carry."""
 
-    def metadata(self, address: str, request: RequestSpec) -> ModelMetadataResponse:
-        """The model's inputs with names, datatypes and shapes."""
-
-    def prepare(
-        self, request: RequestSpec, metadata: ModelMetadataResponse, sample: Sample
-    ) -> Prepared:
-        """One request, with these tensors; its path is relative to the target's address."""
+    prepare: Prepare
+    read: Read
 
 
-class OpenInferenceRest:
-    """The Open Inference Protocol's REST form: JSON with tensors as flat lists (KServe's
-    specification of "V2", inference_rest). BYTES that are no text travel in base64."""
+def adaptor(name: str) -> Prepare:
+    """How requests are made for the adaptor of this name. Raises ValueError for an unknown one."""
+    return find(name).prepare
 
-    def metadata(self, address: str, request: RequestSpec) -> ModelMetadataResponse:
-        url = address.rstrip("/") + _path(request)
-        try:
-            with urllib.request.urlopen(url, timeout=_PATIENCE) as response:
-                told = json.load(response)
-        except urllib.error.HTTPError as error:
-            said = error.read(500).decode(errors="replace")
-            raise BenchError(
-                f"model {request.model!r} at {address}: HTTP {error.code}: {said}"
-            ) from error
-        except OSError as error:
-            raise BenchError(f"nobody answers at {address}: {error}") from error
-        metadata = ModelMetadataResponse(name=request.model)
-        for tensor in told.get("inputs", []):
-            metadata.inputs.add(
-                name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"]
-            )
-        return metadata
 
-    def prepare(
-        self, request: RequestSpec, metadata: ModelMetadataResponse, sample: Sample
-    ) -> Prepared:
-        datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
-        inputs = [
+def find(name: str) -> Adaptor:
+    """The adaptor of this name. Raises ValueError for an unknown one."""
+    try:
+        return ADAPTORS[name]
+    except KeyError:
+        known = ", ".join(sorted(ADAPTORS))
+        raise ValueError(f"adaptor: expected one of {known}, got {name!r}") from None
+
+
+def _dtype(name: str, array: Array, words: Mapping[str, str]) -> str:
+    try:
+        return words[array.dtype.name]
+    except KeyError:
+        raise ValueError(f"tensor {name!r}: dtype {array.dtype.name} has no binary form") from None
+
+
+def encode_safetensors(tensors: Inputs) -> bytes:
+    """A file of the safetensors format. The header is padded so that the data start on a multiple
+    of eight bytes, as the format recommends."""
+    header: dict[str, Any] = {}
+    parts: list[bytes] = []
+    end = 0
+    for name, array in tensors.items():
+        part = np.ascontiguousarray(array).tobytes()
+        header[name] = {
+            "dtype": _dtype(name, array, _SAFETENSORS),
+            "shape": list(array.shape),
+            "data_offsets": [end, end + len(part)],
+        }
+        parts.append(part)
+        end += len(part)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+
+
+def decode_safetensors(body: bytes) -> dict[str, Array]:
+    """The tensors of a file of the safetensors format."""
+    (length,) = struct.unpack_from("<Q", body)
+    data = memoryview(body)[8 + length :]
+    numpy_names = {word: name for name, word in _SAFETENSORS.items()}
+    tensors: dict[str, Array] = {}
+    for name, entry in json.loads(body[8 : 8 + length]).items():
+        if name != "__metadata__":
+            start, stop = entry["data_offsets"]
+            flat: Array = np.frombuffer(data[start:stop], numpy_names[entry["dtype"]])
+            tensors[name] = flat.reshape(entry["shape"])
+    return tensors
+
+
+def _safetensors(path: str) -> Adaptor:
+    def prepare(_: str, inputs: Inputs) -> Prepared:
+        return Prepared(path, encode_safetensors(inputs), _BINARY)
+
+    return Adaptor(prepare, lambda body, _: decode_safetensors(body))
+
+
+def _prepare_rows(_: str, inputs: Inputs) -> Prepared:
+    request = {name: array.tolist() for name, array in inputs.items()}
+    body = json.dumps({"requests": [request]}, separators=(",", ":")).encode()
+    return Prepared("/infer", body, _JSON)
+
+
+def _read_rows(body: bytes, _: Mapping[str, str]) -> dict[str, Array]:
+    (answer,) = json.loads(body)
+    return {name: np.array(data) for name, data in answer.items()}
+
+
+def _prepare_oip(model: str, inputs: Inputs) -> Prepared:
+    tensors, parts = [], []
+    for name, array in inputs.items():
+        part = np.ascontiguousarray(array).tobytes()
+        tensors.append(
             {
                 "name": name,
-                "datatype": datatypes[name],
+                "datatype": _dtype(name, array, _OIP),
                 "shape": list(array.shape),
-                "data": [_plain(value) for value in array.ravel().tolist()],
+                "parameters": {"binary_data_size": len(part)},
             }
-            for name, array in sample.items()
-        ]
-        body: dict[str, Any] = {"inputs": inputs}
-        if request.parameters:
-            body["parameters"] = request.parameters
-        headers = (("Content-Type", "application/json"),)
-        return Prepared(_path(request) + "/infer", json.dumps(body).encode(), headers)
+        )
+        parts.append(part)
+    asked = {"inputs": tensors, "parameters": {"binary_data_output": True}}
+    header = json.dumps(asked, separators=(",", ":")).encode()
+    return Prepared(
+        f"/v2/models/{model}/infer",
+        b"".join([header, *parts]),
+        (*_BINARY, (_HEADER_LENGTH, str(len(header)))),
+    )
 
 
-def adaptor(name: str) -> Adaptor:
-    """The adaptor of this name: "" for the Open Inference Protocol's REST form, else a class as
-    "package.module:Class". Raises BenchError where there is none."""
-    if not name:
-        return OpenInferenceRest()
-    module, _, attribute = name.partition(":")
-    try:
-        made: Adaptor = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BenchError(
-            f"adaptor: expected package.module:Class, got {name!r}: {error}"
-        ) from error
-    return made
+def _read_oip(body: bytes, headers: Mapping[str, str]) -> dict[str, Array]:
+    start = int(headers.get(_HEADER_LENGTH, len(body)))
+    numpy_names = {word: name for name, word in _OIP.items()}
+    tensors: dict[str, Array] = {}
+    for output in json.loads(body[:start])["outputs"]:
+        dtype = numpy_names[output["datatype"]]
+        size = output.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            flat: Array = np.array(output["data"], dtype)
+        else:
+            flat = np.frombuffer(body[start : start + size], dtype)
+            start += size
+        tensors[output["name"]] = flat.reshape(output["shape"])
+    return tensors
 
 
-def _path(request: RequestSpec) -> str:
-    version = f"/versions/{quote(request.version, safe='')}" if request.version else ""
-    return f"/v2/models/{quote(request.model, safe='')}{version}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return base64.b64encode(value).decode()
-    return float(value) if isinstance(value, np.floating) else value
+ADAPTORS: dict[str, Adaptor] = {
+    "oip": Adaptor(_prepare_oip, _read_oip),
+    "mosec": _safetensors("/inference"),
+    "litserve": _safetensors("/predict"),
+    "bentoml": _safetensors("/infer"),
+    "bentoml-json": Adaptor(_prepare_rows, _read_rows),
+}
