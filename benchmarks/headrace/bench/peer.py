@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -116,7 +115,7 @@ def _environ(program: Path, found: Peer) -> dict[str, str]:
     environ = clean_environ()
     path = [str(program), str(program.parent / "shared")]
     if not found.requirements:
-        path += [entry for entry in sys.path if entry]
+        path += filter(None, [os.environ.get("PYTHONPATH")])
     return environ | {"PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -51,7 +51,8 @@ def main() -> None:
         model |= {"max_batch_size": given.max_batch, "max_batch_time": given.max_delay}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
-    os.execv(sys.executable, [sys.executable, "-m", "mlserver.cli.main", "start", str(folder)])
+    command = str(Path(sys.executable).with_name("mlserver"))
+    os.execv(command, [command, "start", str(folder)])
 
 
 if __name__ == "__main__":
