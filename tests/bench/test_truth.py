@@ -56,7 +56,9 @@ def test_mean_latency_of_a_constant_server_is_that_of_md1(processes: int) -> Non
     assert error < 0.02 * theory
 
 
-@pytest.mark.parametrize("figure, quantile", [("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)])
+@pytest.mark.parametrize(
+    ("figure", "quantile"), [("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)]
+)
 def test_percentiles_of_a_random_server_are_those_of_mm1(figure: str, quantile: float) -> None:
     """The time in an M/M/1 system is exponential with the rate mu - lambda."""
     arrive, serve = 300.0, 500.0

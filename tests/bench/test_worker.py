@@ -64,10 +64,10 @@ def test_every_request_ends_exactly_once(
     assert totals.good <= totals.ok
     counted = totals.latency.count if totals.latency is not None else 0
     assert counted == totals.ok + totals.unfinished
-    if not isinstance(load, ClosedLoad):
+    if isinstance(load, OpenLoad | BurstLoad):
         due = list(arrivals(load, 2.0, 0, [1.0], Share(0, 1)))
         assert totals.sent == len(due)
-    elif warm_up == 0 and deadline is None:
+    elif not warm_up and deadline is None:
         assert totals.sent == len(server.sent)
     for interval in recorder.intervals():
         assert (interval.p50_ms is None) == (interval.ok == 0)

@@ -35,9 +35,9 @@ class Calls:
         self._rows = array("d")
         self._codes: dict[str, int] = {}
 
-    def send(self, due: float, kind: Kind, sample: int, then: Then | None = None) -> None:
-        """Sends now what was due at `due`; `then` is called with the status once it has ended. What
-        is past its deadline already fails without being sent."""
+    def send(self, due: float | None, kind: Kind, sample: int, then: Then | None = None) -> None:
+        """Sends now what was due at `due` (None: now); `then` is called with the status once it has
+        ended. What is past its deadline already fails without being sent."""
         call = self.begin(due, kind.deadline, then)
         left = None if kind.deadline is None else call.expires - call.sent
         if left is not None and left <= 0:
@@ -45,10 +45,12 @@ class Calls:
         else:
             self._transport.send(kind.samples[sample % len(kind.samples)], left, call)
 
-    def begin(self, due: float, deadline: float | None, then: Then | None = None) -> Call:
+    def begin(self, due: float | None, deadline: float | None, then: Then | None = None) -> Call:
         """A call that is sent now by other means; to be called with its status."""
+        now = self.now()
+        due = now if due is None else due
         expires = math.inf if deadline is None else due + deadline
-        call = Call(self, due, self.now(), expires, then)
+        call = Call(self, due, now, expires, then)
         self.in_flight.add(call)
         return call
 

@@ -165,10 +165,9 @@ class ClosedDriver:
         """Callers owe nothing."""
 
     def send(self, caller: _Caller) -> None:
-        now = self._calls.now()
-        if now < self._end:
+        if self._calls.now() < self._end:
             kind, sample = next(self._sequence)
-            self._calls.send(now, self._kinds[kind], sample, caller.ended)
+            self._calls.send(None, self._kinds[kind], sample, caller.ended)
 
     def ended(self, caller: _Caller) -> None:
         pause = self._think

@@ -13,11 +13,9 @@ from headrace.bench import warm_up
 from headrace.bench.arrivals import TraceError, read_trace
 from headrace.bench.errors import BenchError
 from headrace.bench.fleet import Fleet
-from headrace.bench.inputs import InputError
 from headrace.bench.loads import Share
 from headrace.bench.own_use import client_use
-from headrace.bench.prepare import Ready as Requests
-from headrace.bench.prepare import prepare, probe
+from headrace.bench.prepare import Requests, prepare, probe
 from headrace.bench.progress import Phase, Progress
 from headrace.bench.recorder import Recorder, Rows
 from headrace.bench.results import Batches, Measurement
@@ -43,11 +41,8 @@ def measure(job: Job, watch: Watcher | None = None) -> Measurement:
     answers at the address, the server does not have the model or refuses the very first request,
     inputs or traces cannot be read, the process to be watched is not there.
     """
-    try:
-        _check_trace(job)
-        requests = prepare(job)
-    except (InputError, TraceError) as error:
-        raise BenchError(str(error)) from error
+    _check_trace(job)
+    requests = prepare(job)
     if job.warm_up != 0:
         probe(job, requests)
     server = ServerWatch(job.target.pid) if job.target.pid is not None else None
@@ -64,14 +59,19 @@ def _assignment(job: Job, requests: Requests, number: int) -> Assignment:
 
 
 def _check_trace(job: Job) -> None:
-    if isinstance(job.load, TraceLoad):
-        most = len(job.requests) - 1
-        for due, which in read_trace(Path(job.load.file)):
-            if which is not None and which > most:
-                raise TraceError(
-                    f"{job.load.file}: the request at {due} s: expected one of 0 to {most}, "
-                    f"got {which}"
-                )
+    if not isinstance(job.load, TraceLoad):
+        return
+    most = len(job.requests) - 1
+    try:
+        trace = read_trace(Path(job.load.file))
+    except TraceError as error:
+        raise BenchError(str(error)) from error
+    for due, which in trace:
+        if which is not None and which > most:
+            raise BenchError(
+                f"{job.load.file}: the request at {due:g} s: expected one of 0 to {most}, "
+                f"got {which}"
+            )
 
 
 def grace(job: Job) -> float:

@@ -31,7 +31,7 @@ class SensorDriver:
         self._sessions: list[SensorSession] = []
         self._deadlines: list[float | None] = []
         self._due: list[tuple[float, int, int]] = []  # a heap of due time, session, chunk
-        self._end = math.inf
+        self._began, self._end = 0.0, math.inf
 
     async def open(
         self,
@@ -49,11 +49,9 @@ class SensorDriver:
         await asyncio.gather(*(session.opened() for session in self._sessions))
 
     def start(self, at: float) -> None:
-        period = self._load.chunk / self._load.sample_rate
+        self._began = at
         for session in range(len(self._sessions)):
-            number = self._share.part + session * self._share.of
-            phase = number / self._load.sessions * period
-            heapq.heappush(self._due, (at + phase + period, session, 0))
+            heapq.heappush(self._due, self._chunk(session, 0))
         self._loop.call_at(at, self._send_due)
 
     def stop(self, at: float) -> None:
@@ -65,12 +63,15 @@ class SensorDriver:
     def abandon(self) -> None:
         while self.busy():
             due, session, chunk = self._due[0]
-            heapq.heapreplace(self._due, self._following(due, session, chunk))
+            heapq.heapreplace(self._due, self._chunk(session, chunk + 1))
             for _ in range(windows_ending(self._load, chunk)):
                 self._calls.begin(due, self._deadlines[session])
 
-    def _following(self, due: float, session: int, chunk: int) -> tuple[float, int, int]:
-        return due + self._load.chunk / self._load.sample_rate, session, chunk + 1
+    def _chunk(self, session: int, chunk: int) -> tuple[float, int, int]:
+        """As it is in the heap."""
+        phase = (self._share.part + session * self._share.of) / self._load.sessions
+        period = self._load.chunk / self._load.sample_rate
+        return self._began + (phase + chunk + 1) * period, session, chunk
 
     def _send_due(self) -> None:
         for _ in range(_AT_ONCE):
@@ -82,7 +83,7 @@ class SensorDriver:
             if due > self._calls.now():
                 self._loop.call_at(due, self._send_due)
                 return
-            heapq.heapreplace(self._due, self._following(due, session, chunk))
+            heapq.heapreplace(self._due, self._chunk(session, chunk + 1))
             self._send(due, session, chunk)
         self._loop.call_soon(self._send_due)
 

@@ -24,5 +24,5 @@ def transport(target: Target) -> Transport:
         return GrpcioTransport(target.address)
     # Not needed by whoever asks for another one.
     lean = importlib.import_module("headrace.bench.transports.lean")
-    made: Transport = lean.LeanTransport(target.address)
+    made: Transport = lean.Lean(target.address)
     return made
