@@ -29,6 +29,9 @@ if settings.get("stubborn"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if settings.get("broken"):
     sys.exit("no licence found")
+if "once" in settings and not os.path.exists(settings["once"]):
+    open(settings["once"], "w").close()
+    sys.exit("the port is taken")
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
 children = [subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)]
 
@@ -130,6 +133,12 @@ def test_a_peer_that_does_not_start_says_why(fake: str, tmp_path: Path) -> None:
         serve(fake, tmp_path / "m.onnx", model_name="m", settings={"broken": True}),
     ):
         pytest.fail("it was served")
+
+
+def test_a_peer_that_fails_once_is_started_again(fake: str, tmp_path: Path) -> None:
+    once = {"once": str(tmp_path / "started")}
+    with serve(fake, tmp_path / "m.onnx", model_name="m", settings=once) as target:
+        assert target.about["starts"] == 2
 
 
 def test_an_unknown_configuration_is_refused(fake: str, tmp_path: Path) -> None:
