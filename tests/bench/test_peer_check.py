@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from headrace.bench import peer_check
 from headrace.bench.peer_check import WrongAnswer, check
 from headrace.bench.spec import Target

@@ -5,6 +5,7 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
+
 from headrace.bench import peer_environment
 from headrace.bench.adaptors import ADAPTORS
 from headrace.bench.peer import available

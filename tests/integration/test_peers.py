@@ -3,18 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+
 from headrace.bench import peer as peers
 from headrace.bench import peer_environment
 from headrace.bench.peer import PeerUnavailable, serve
 from headrace.bench.peer_check import WrongAnswer, ask, check, reference
 from headrace.bench.peer_process import free_ports, members, stop_group
-
 from support import models
 
 # An HTTP server whose answer is the request's body, with a child, and one that has left the group.
@@ -30,6 +29,9 @@ if settings.get("stubborn"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if settings.get("broken"):
     sys.exit("no licence found")
+if "once" in settings and not os.path.exists(settings["once"]):
+    open(settings["once"], "w").close()
+    sys.exit("the port is taken")
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
 children = [subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)]
 
@@ -71,14 +73,14 @@ def identity(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder = tmp_path / "peers"
     (folder / "fake").mkdir(parents=True)
     (folder / "fake" / "peer.toml").write_text(TOML)
     (folder / "fake" / "serve.py").write_text(FAKE)
     monkeypatch.setattr(peer_environment, "folder", lambda: folder)
     monkeypatch.setattr(peer_environment, "CACHE", tmp_path / "cache")
-    yield "fake"
+    return "fake"
 
 
 def test_ports_are_free_and_differ() -> None:
@@ -116,13 +118,11 @@ def test_a_peer_that_ignores_sigterm_is_killed(
 
 
 def test_the_group_is_stopped_when_the_load_test_fails(fake: str, tmp_path: Path) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        serve(fake, tmp_path / "m.onnx", "tuned", name="a name", model_name="m") as target,
-    ):
-        assert target.name == "a name"
-        assert target.about["settings"]["instances"] == len(os.sched_getaffinity(0))
-        raise KeyboardInterrupt
+    served = serve(fake, tmp_path / "m.onnx", "tuned", name="a name", model_name="m")
+    target = served.__enter__()
+    assert target.name == "a name"
+    assert target.about["settings"]["instances"] == len(os.sched_getaffinity(0))
+    assert served.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None) is False
     assert target.pid is not None
     assert not members(target.pid)
 
@@ -133,6 +133,12 @@ def test_a_peer_that_does_not_start_says_why(fake: str, tmp_path: Path) -> None:
         serve(fake, tmp_path / "m.onnx", model_name="m", settings={"broken": True}),
     ):
         pytest.fail("it was served")
+
+
+def test_a_peer_that_fails_once_is_started_again(fake: str, tmp_path: Path) -> None:
+    once = {"once": str(tmp_path / "started")}
+    with serve(fake, tmp_path / "m.onnx", model_name="m", settings=once) as target:
+        assert target.about["starts"] == 2
 
 
 def test_an_unknown_configuration_is_refused(fake: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Configuration(Spec):
     with "cpus" replaced by the number of CPUs; `adaptor` overrides the peer's."""
 
     words: str = Field(min_length=1)
-    settings: dict[str, bool | int | float | str] = {}
+    settings: dict[str, bool | int | float | str] = Field(default={})
     adaptor: str = ""
 
 
