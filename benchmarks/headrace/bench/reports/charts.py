@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from headrace.bench.reports import svg
 from headrace.bench.reports.figures import number
@@ -14,6 +15,7 @@ from headrace.bench.reports.svg import Axis, Box
 from headrace.bench.results import Interval, Ratio
 
 WIDTH, HEIGHT = 420, 264
+SMALL = 300  # the width of charts that are shown three abreast
 Point = tuple[float, float]
 
 
@@ -108,15 +110,17 @@ def time_axes(runs: Sequence[Sequence[Interval]]) -> TimeAxes:
         svg.linear(i.start + i.seconds for i in every),
         svg.linear((max(i.ok, i.errors) / i.seconds for i in every), ticks=3),
         svg.logarithmic(
-            value for i in every for value in (i.p50_ms, i.p99_ms) if value is not None
+            (value for i in every for value in (i.p50_ms, i.p99_ms) if value is not None), most=5
         ),
     )
 
 
-def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes) -> Markup:
+def over_time(
+    heading: Heading, run: Sequence[Interval], axes: TimeAxes, width: float
+) -> Markup:
     """Answers and errors per second as stairs, and below them p50 and p99 of the same seconds."""
     run = [interval for interval in run if interval.seconds > 0]
-    above, below = Box(44, 26, WIDTH - 44, 118), Box(44, 152, WIDTH - 44, HEIGHT - 38 + 20)
+    above, below = Box(44, 26, width - 36, 112), Box(44, 144, width - 36, HEIGHT - 38)
     across: Callable[[float], float] = lambda t: axes.time.at(t, above.left, above.right)  # noqa: E731
     rate: Callable[[float], float] = lambda v: axes.rate.at(v, above.bottom, above.top)  # noqa: E731
     bars = [
@@ -147,7 +151,7 @@ def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes) -> Mark
         svg.frame(below, axes.time, axes.latency, "seconds", "latency, ms"),
         _latency_over_time(run, axes, below),
     ]
-    return figure(heading, join(*parts), WIDTH, HEIGHT + 20)
+    return figure(heading, join(*parts), width, HEIGHT)
 
 
 def _hatch(identity: str) -> Markup:
@@ -196,11 +200,12 @@ def _unbroken(values: Sequence[tuple[float, float | None]]) -> list[list[Point]]
     return [stretch for stretch in stretches if stretch]
 
 
-def bars(heading: Heading, sizes: dict[int, int], mean: float, x: Axis, y: Axis) -> Markup:
+def bars(heading: Heading, sizes: dict[int, int], axes: tuple[Axis, Axis], width: float) -> Markup:
     """How often each size was run, as a share of all executions in percent, and the mean."""
-    height = 180
-    box = Box(44, 26, WIDTH - 14, height - 38)
+    (x, y), height = axes, HEIGHT if width == WIDTH else 180
+    box = Box(44, 26, width - 14, height - 38)
     total = sum(sizes.values()) or 1
+    mean = sum(size * count for size, count in sizes.items()) / total
     thick = min(max((box.right - box.left) / (x.high - x.low) * 0.72, 1.5), 28)
     parts = [svg.frame(box, x, y, "rows in a batch", "% of executions")]
     for size, count in sorted(sizes.items()):
@@ -219,19 +224,17 @@ def bars(heading: Heading, sizes: dict[int, int], mean: float, x: Axis, y: Axis)
         )
     place = x.at(mean, box.left, box.right)
     parts.append(svg.line(place, box.top - 4, place, box.bottom, "mark"))
-    side = "end" if place > (box.left + box.right) / 2 else None
+    side: Literal["end"] | None = "end" if place > (box.left + box.right) / 2 else None
     words = f"mean {number(mean)}"
-    parts.append(
-        svg.text(place + (-5 if side else 5), box.top + 3, words, "name", anchor="end" if side else None)
-    )
-    return figure(heading, join(*parts), WIDTH, height)
+    parts.append(svg.text(place + (-5 if side else 5), box.top + 3, words, "name", anchor=side))
+    return figure(heading, join(*parts), width, height)
 
 
 def batch_axes(sizes: Sequence[dict[int, int]]) -> tuple[Axis, Axis]:
     """Axes that all `sizes` fit: x from 0.5 below 1 to half above the largest."""
     largest = max((size for one in sizes for size in one), default=1)
     shares = [100 * n / (sum(one.values()) or 1) for one in sizes for n in one.values()]
-    step = next(s for s in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if largest / s <= 8 or s == 1024)
+    step = 2 ** max(0, math.ceil(math.log2(largest / 8)))
     marks = sorted({1, *range(step, largest + 1, step)})
     ticks = tuple((float(mark), str(mark)) for mark in marks)
     return Axis(0.3, largest + 0.7, ticks), svg.linear(shares, ticks=4)
@@ -241,7 +244,8 @@ _RATIO_TICKS = (
     (0.90, 0.95, 1, 1.05, 1.1),
     (0.8, 0.9, 1, 1.1, 1.25),
     (0.6, 0.8, 1, 1.25, 1.6),
-    (0.33, 0.5, 1, 2, 3),
+    (0.5, 0.7, 1, 1.4, 2),
+    (0.25, 0.5, 1, 2, 4),
     (0.1, 0.2, 0.5, 1, 2, 5, 10),
     (0.01, 0.1, 1, 10, 100),
 )
@@ -256,35 +260,54 @@ def ratio_axis(ratios: Sequence[Ratio]) -> Axis:
     return Axis(1 / span, span, tuple((mark, f"{mark:g}×") for mark in marks), log=True)
 
 
-def forest(heading: Heading, ratios: Sequence[tuple[Ratio, str, str]]) -> Markup:
-    """For each ratio, with its name and verdict, its interval against 1: filled where the
-    difference is real, hollow where none is shown."""
-    step = 40
-    axis = ratio_axis([ratio for ratio, _, _ in ratios])
-    box = Box(16, 10, WIDTH - 16, 14 + step * len(ratios))
-    one = axis.at(1, box.left, box.right)
-    parts = [
-        join(*(
-            svg.line(at, box.top, at, box.bottom, "grid")
-            for at in (axis.at(v, box.left, box.right) for v, _ in axis.ticks)
-        )),
-        svg.line(one, box.top, one, box.bottom, "mark"),
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A ratio with its `name` and, in `words`, its figures and verdict. `kind` is "better",
+    "worse", "plain", or "open" where no difference is shown."""
+
+    ratio: Ratio
+    name: str
+    words: str
+    kind: str
+
+
+def forest(heading: Heading, groups: Sequence[tuple[str, Sequence[Estimate]]]) -> Markup:
+    """For each ratio its interval against 1, filled where the difference is real and hollow where
+    none is shown; under the names of their groups, where they have any."""
+    axis = ratio_axis([one.ratio for _, group in groups for one in group])
+    left, right, y = 16.0, WIDTH - 16.0, 10.0
+    rows: list[Markup] = []
+    for name, group in groups:
+        if name:
+            y += 24
+            rows.append(svg.text(left, y - 6, svg.shorten(name, 60), "name group"))
+        for one in group:
+            rows.append(_interval(one, axis, Box(left, y, right, y + 38)))
+            y += 38
+    box = Box(left, 10, right, y + 4)
+    grid = [axis.at(value, left, right) for value, _ in axis.ticks]
+    middle = axis.at(1, left, right)
+    drawn = join(
+        *(svg.line(at, box.top, at, box.bottom, "grid") for at in grid),
+        svg.line(middle, box.top, middle, box.bottom, "mark"),
         svg.frame(box, axis, None),
-    ]  # fmt: skip
-    for place, (ratio, name, judged) in enumerate(ratios):
-        y = box.top + 27 + step * place
-        low, mid, high = (
-            axis.at(v if math.isfinite(v) and v > 0 else 1.0, box.left, box.right)
-            for v in (ratio.low, ratio.median, ratio.high)
-        )
-        kind = judged if judged in ("better", "worse") else "plain"
-        kind = kind if ratio.real else "open"
-        parts += [
-            svg.text(box.left, y - 12, svg.shorten(name, 38), "name"),
-            svg.text(box.right, y - 12, judged, f"name {kind}", anchor="end"),
-            svg.line(low, y, high, y, f"interval {kind}"),
-            svg.line(low, y - 4, low, y + 4, f"interval {kind}"),
-            svg.line(high, y - 4, high, y + 4, f"interval {kind}"),
-            svg.marker(mid, y, 1, f"estimate {kind}", f"{name}: {number(ratio.median)}×"),
-        ]
-    return figure(heading, join(*parts), WIDTH, box.bottom + 24)
+        *rows,
+    )
+    return figure(heading, drawn, WIDTH, box.bottom + 24)
+
+
+def _interval(one: Estimate, axis: Axis, box: Box) -> Markup:
+    y = box.top + 27
+    low, mid, high = (
+        axis.at(v if math.isfinite(v) and v > 0 else 1.0, box.left, box.right)
+        for v in (one.ratio.low, one.ratio.median, one.ratio.high)
+    )
+    room = int((box.right - box.left) / svg.LETTER) - len(one.words)
+    return join(
+        svg.text(box.left, y - 12, svg.shorten(one.name, max(room, 12)), "name"),
+        svg.text(box.right, y - 12, one.words, f"name {one.kind}", anchor="end"),
+        svg.line(low, y, high, y, f"interval {one.kind}"),
+        svg.line(low, y - 4, low, y + 4, f"interval {one.kind}"),
+        svg.line(high, y - 4, high, y + 4, f"interval {one.kind}"),
+        svg.marker(mid, y, 1, f"estimate {one.kind}", f"{one.name}: {one.words}"),
+    )

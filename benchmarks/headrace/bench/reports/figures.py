@@ -223,11 +223,18 @@ def load_words(load: dict[str, Any]) -> str:
         "sensor": "{sessions} sessions",
         "trace": "trace {file}",
     }
-    values = {key: number(v) if isinstance(v, float) else v for key, v in load.items()}
+    values = {key: _plain(value) for key, value in load.items()}
     try:
         return words.get(kind, kind).format(**values)
     except KeyError:
         return kind
+
+
+def _plain(value: Any) -> str:
+    """A given number as it was given, but for the commas."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return str(value)
 
 
 def errors_words(errors: Counter[str]) -> str:

@@ -70,12 +70,12 @@ def _brief(value: Any) -> bool:
 def _summary(report: Report) -> Markup:
     answers = []
     for place, section in enumerate(report.sections, 1):
-        glance = headline(section)
+        glance, unit = headline(section)
         answers.append(
             element(
                 "li",
                 element("a", section.title, href=f"#s{place}", class_="question"),
-                element("span", glance, class_="glance") if glance else None,
+                element("span", glance, element("small", unit), class_="glance"),
                 element("span", answer(section), class_="answer"),
             )
         )
@@ -97,7 +97,8 @@ def _section(section: Section, identity: str) -> Markup:
     lines = summary(section)
     compared = plots.ratios(section, f"{identity}-ratios")
     drawn = plots.plots(section, identity)
-    figures = [_figure(plot) for plot in ([compared] if compared else []) + drawn]
+    if compared:
+        drawn.insert(0, compared)
     missing = unknown(lines) if lines else []
     return element(
         "section",
@@ -107,7 +108,7 @@ def _section(section: Section, identity: str) -> Markup:
         _facts(section),
         _tables(section, lines),
         element("p", f"Not known here: {', '.join(missing)}.", class_="missing") if missing else None,
-        element("div", *figures, class_="plots") if figures else None,
+        *_plots(drawn),
         _turns(section),
         id=identity,
     )
@@ -188,6 +189,17 @@ def _breakable(words: str) -> Markup:
     for part in parts[1:]:
         out += ["_", element("wbr"), part]
     return join(*out)
+
+
+def _plots(drawn: Sequence[plots.Plot]) -> list[Markup]:
+    """The charts in their groups, those that stand alone first."""
+    out = []
+    for group in dict.fromkeys(plot.group for plot in drawn):
+        figures = [_figure(plot) for plot in drawn if plot.group == group]
+        if group:
+            out.append(element("h3", group))
+        out.append(element("div", *figures, class_="plots small" if group else "plots"))
+    return out
 
 
 def _figure(plot: plots.Plot) -> Markup:

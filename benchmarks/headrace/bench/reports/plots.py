@@ -14,11 +14,8 @@ from headrace.bench.reports import charts, svg
 from headrace.bench.reports.charts import Heading, Point, Series
 from headrace.bench.reports.figures import (
     Row,
-    load_words,
-    mean_batch,
     names,
     number,
-    rows,
     sides,
     summary,
 )
@@ -32,11 +29,13 @@ _DEPTHS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A chart, what it shows, and what one should know to read it."""
+    """A chart, what it shows, and what one should know to read it. Those of one `group` are small
+    and belong side by side."""
 
     title: str
     drawn: Markup
     caption: str
+    group: str = ""
 
 
 def plots(section: Section, identity: str) -> list[Plot]:
@@ -54,8 +53,15 @@ def picked(lines: Sequence[Row]) -> list[int]:
     return [round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)]
 
 
+def _by_target(section: Section) -> list[Row]:
+    """What is drawn: the summary's lines, those of a target together, for an even choice."""
+    lines = summary(section)
+    targets = list(dict.fromkeys(line.target for line in lines))
+    return sorted(lines, key=lambda line: targets.index(line.target))
+
+
 def _left_out(lines: Sequence[Row]) -> str:
-    return f" {MOST} of {len(lines)} measurements are drawn." if len(lines) > MOST else ""
+    return f" ({MOST} of {len(lines)} measurements)" if len(lines) > MOST else ""
 
 
 def _offered(row: Row) -> tuple[float, str] | None:
@@ -158,15 +164,15 @@ def spectrum(distributions: Sequence[Distribution]) -> list[Point]:
     count = total.get_total_count()
     if not count:
         return []
-    depths = [10 ** (i / 25) for i in range(math.floor(25 * math.log10(count)) + 1)]
-    percentiles = [100 * (1 - 1 / depth) for depth in (*depths, count)]
-    values = total.get_percentile_to_value_dict(percentiles)
-    points = [(1 / (1 - p / 100), values[p] / 1000) for p in percentiles]
-    return [*points[:-1], (float(count), total.get_max_value() / 1000)]
+    steps = math.floor(25 * math.log10(max(count / 2, 1)))
+    depths = [2 * 10 ** (i / 25) for i in range(steps + 1)]
+    values = total.get_percentile_to_value_dict([100 * (1 - 1 / depth) for depth in depths])
+    points = list(zip(depths, (value / 1000 for value in values.values()), strict=True))
+    return [*points, (max(2.0, float(count)), total.get_max_value() / 1000)]
 
 
 def _spectrum(section: Section, identity: str) -> list[Plot]:
-    lines = summary(section)
+    lines = _by_target(section)
     called = names(lines)
     ordered = len(lines) > 3 and len({line.target for line in lines}) == 1
     series = []
@@ -186,8 +192,8 @@ def _spectrum(section: Section, identity: str) -> list[Plot]:
     if not values:
         return []
     deepest = max(x for x, _ in values)
-    ticks = tuple((float(d), _percent(d)) for d in (1, *_DEPTHS) if d <= deepest * 1.001)
-    x = svg.Axis(1.0, max(deepest, 2.0), ticks, log=True)
+    ticks = tuple((float(d), _percent(d)) for d in _DEPTHS if d <= deepest * 1.001)
+    x = svg.Axis(2.0, max(deepest, 4.0), ticks, log=True)
     title = "Latency by percentile"
     heading = Heading(identity, title, _told(series))
     y = svg.logarithmic(value for _, value in values)
@@ -206,22 +212,25 @@ def _percent(depth: float) -> str:
 
 def _times(section: Section, identity: str) -> list[Plot]:
     """Throughput, errors and latency over time; where sides alternate, of each side's first turn."""
-    lines = [line for line in summary(section) if _lasting(line.measurements[0].intervals)]
+    everything = _by_target(section)
+    lines = [line for line in everything if _lasting(line.measurements[0].intervals)]
     chosen = picked(lines)
     if not chosen:
         return []
     axes = charts.time_axes([lines[i].measurements[0].intervals for i in chosen])
-    called = names(summary(section))
+    called = dict(zip(map(id, everything), names(everything), strict=True))
+    width, group = (charts.WIDTH, "") if len(chosen) == 1 else (charts.SMALL, "Over time")
+    if group and section.kind == "versus":
+        group = "Over time, the first turn of each side"
     made = []
     for i in chosen:
-        run = lines[i].measurements[0].intervals
-        name = called[summary(section).index(lines[i])]
+        run, name = lines[i].measurements[0].intervals, called[id(lines[i])]
         errors, ok = sum(part.errors for part in run), sum(part.ok for part in run)
         told = f"{ok:,} answers and {errors:,} errors in {len(run)} intervals."
         heading = Heading(f"{identity}{i}", f"Over time: {name}", told)
-        turns = len(lines[i].measurements)
-        caption = f"The first of {turns} turns." if turns > 1 else _left_out(lines).strip()
-        made.append(Plot(heading.title, charts.over_time(heading, run, axes), caption))
+        drawn = charts.over_time(heading, run, axes, width)
+        title = name if group else "Over time"
+        made.append(Plot(title, drawn, "", group and group + _left_out(lines)))
     return made
 
 
@@ -232,7 +241,7 @@ def _lasting(run: Sequence[Interval]) -> bool:
 def _batches(section: Section, identity: str) -> list[Plot]:
     """Batch sizes of each line, over all its turns."""
     found = []
-    lines = summary(section)
+    lines = _by_target(section)
     for line, name in zip(lines, names(lines), strict=True):
         sizes: dict[int, int] = {}
         for m in line.measurements:
@@ -243,15 +252,17 @@ def _batches(section: Section, identity: str) -> list[Plot]:
     chosen = picked([line for line, _, _ in found])
     if not chosen:
         return []
-    x, y = charts.batch_axes([found[i][2] for i in chosen])
+    axes = charts.batch_axes([found[i][2] for i in chosen])
+    width, group = (charts.WIDTH, "") if len(chosen) == 1 else (charts.SMALL, "Batch sizes")
     made = []
     for i in chosen:
-        _, name, sizes = found[i]
-        mean = sum(size * n for size, n in sizes.items()) / sum(sizes.values())
+        line, name, sizes = found[i]
         told = ", ".join(f"{size}: {n:,}" for size, n in sorted(sizes.items())[:64])
         heading = Heading(f"{identity}{i}", f"Batch sizes: {name}", f"Executions by size: {told}.")
-        caption = _left_out([line for line, _, _ in found]).strip()
-        made.append(Plot(heading.title, charts.bars(heading, sizes, mean, x, y), caption))
+        drawn = charts.bars(heading, sizes, axes, width)
+        title = name if group else "Batch sizes"
+        left_out = _left_out([line for line, _, _ in found])
+        made.append(Plot(title, drawn, "", group and group + left_out))
     return made
 
 
@@ -259,18 +270,22 @@ def ratios(section: Section, identity: str) -> Plot | None:
     """The ratios of sides as intervals round 1."""
     if not section.ratios:
         return None
-    several = len({(r.side, r.base) for r in section.ratios}) > 1
-    drawn = []
+    groups: dict[tuple[str, str], list[charts.Estimate]] = {}
     for ratio in section.ratios:
-        name = f"{figure_words(ratio.figure)} {interval_words(ratio)}"
-        drawn.append((ratio, f"{ratio.side}: {name}" if several else name, judgement(ratio)))
+        judged = judgement(ratio)
+        kind = judged if judged in ("better", "worse") else "plain" if ratio.real else "open"
+        one = charts.Estimate(
+            ratio, figure_words(ratio.figure), f"{interval_words(ratio)} {judged}", kind
+        )
+        groups.setdefault((ratio.side, ratio.base), []).append(one)
+    named = [(f"{side} ÷ {base}", group) for (side, base), group in groups.items()]
+    title = named[0][0] if len(named) == 1 else "Ratios of the sides"
+    if len(named) == 1:
+        named = [("", named[0][1])]
     first = section.ratios[0]
-    title = "Ratios to " + ", ".join(dict.fromkeys(r.base for r in section.ratios))
-    if not several:
-        title = f"{first.side} ÷ {first.base}"
     told = "; ".join(map(verdict, section.ratios)) + "."
     caption = (
         f"Median of the ratios of neighbouring turns ({first.turns} turns) and its "
         f"{first.confidence:.0%} bootstrap interval. Filled: the interval excludes 1."
     )
-    return Plot(title, charts.forest(Heading(identity, title, told), drawn), caption)
+    return Plot(title, charts.forest(Heading(identity, title, told), named), caption)

@@ -45,15 +45,17 @@ def linear(values: Iterable[float], *, ticks: int = 5, whole: bool = False) -> A
     return Axis(0.0, count * step, tuple((i * step, tick(i * step)) for i in range(count + 1)))
 
 
-def logarithmic(values: Iterable[float]) -> Axis:
-    """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above."""
+def logarithmic(values: Iterable[float], most: int = 10) -> Axis:
+    """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above; more
+    than `most` ticks would be too many."""
     known = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
     low, high = _round_down(min(known)), _round_up(max(known))
     if high <= low * 1.001:
         low, high = _round_down(low / 1.5), _round_up(high * 1.5)
     marks = _marks(low, high, (1, 2, 5))
-    if len(marks) > 8:
+    if len(marks) > most:
         marks = _marks(low, high, (1,))
+        marks = marks[:: math.ceil(len(marks) / most)]
     return Axis(low, high, tuple((mark, tick(mark)) for mark in marks), log=True)
 
 

@@ -3,6 +3,7 @@ what to be wary of."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,6 @@ from headrace.bench.reports.figures import (
     number,
     rows,
     share,
-    summary,
 )
 from headrace.bench.results import Measurement, Ratio, Report, Section
 
@@ -61,21 +61,23 @@ def judgement(ratio: Ratio) -> Judgement:
     return "higher" if more else "lower"
 
 
+def times(ratio: Ratio, value: float) -> str:
+    """One of the ratio's figures, to as many decimals as tell all of them from 1."""
+    if not math.isfinite(value):
+        return NOTHING
+    return f"{value:.{3 if 0.9 < ratio.low and ratio.high < 1.1 else 2}f}"
+
+
 def interval_words(ratio: Ratio) -> str:
     """ "1.32× (1.25 to 1.40)" """
-    return f"{times(ratio.median)} ({number(ratio.low)} to {number(ratio.high)})"
-
-
-def times(ratio: float) -> str:
-    return f"{number(ratio)}×"
+    median, low, high = (times(ratio, v) for v in (ratio.median, ratio.low, ratio.high))
+    return f"{median}× ({low} to {high})"
 
 
 def verdict(ratio: Ratio) -> str:
     """A whole sentence: what the ratio is, how sure it is, and what that means."""
     judged = judgement(ratio)
-    meant = "no difference shown" if judged == "no difference shown" else f"a real change, {judged}"
-    if judged in ("higher", "lower"):
-        meant = "a real difference"
+    meant = f"a real difference, {judged}" if ratio.real else judged
     return (
         f"{figure_words(ratio.figure)} of {ratio.side} is {interval_words(ratio)} that of "
         f"{ratio.base}: {meant}"
@@ -114,17 +116,21 @@ def _sentence(m: Measurement) -> str:
 def _search(section: Section) -> str:
     rate = section.facts.get("rate")
     if not isinstance(rate, int | float):
-        return ""
-    objective = section.facts.get("objective") or section.facts.get("objective_ms")
-    if isinstance(objective, int | float):
-        percentile = section.facts.get("percentile", "p99")
-        objective = f"{percentile} stays under {number(objective)} ms"
-    objective = objective or "the objective is met"
-    said = f"{number(rate)} requests/s is the highest rate at which {objective}"
+        return f"No rate was found at which {_objective(section)}."
     low, high = section.facts.get("low"), section.facts.get("high")
+    said = f"{number(rate)} requests/s is the highest rate at which {_objective(section)}"
     if isinstance(low, int | float) and isinstance(high, int | float):
-        said += f" (it lies between {number(low)} and {number(high)})"
-    return f"{said}."
+        if low < rate:
+            return f"{said} (it lies between {number(low)} and {number(high)})."
+        return f"{said}; {number(high)} was too much."
+    return f"{said}, of those tried." if high is None else f"{said}."
+
+
+def _objective(section: Section) -> str:
+    limit = section.facts.get("objective_ms")
+    if not isinstance(limit, int | float):
+        return "the objective is met"
+    return f"{section.facts.get('percentile') or 'p99'} stays under {limit:g} ms"
 
 
 def _curve(section: Section) -> str:
@@ -147,16 +153,13 @@ def _curve(section: Section) -> str:
 
 
 def _versus(section: Section) -> str:
-    first = _by_importance(section.ratios)
-    if not first:
-        return ""
-    return " ".join(f"{_capital(verdict(ratio))}." for ratio in first[:2])
+    return " ".join(f"{_capital(verdict(ratio))}." for ratio in _first(section.ratios))
 
 
-def _by_importance(ratios: Sequence[Ratio]) -> list[Ratio]:
-    """Throughput and p99 before the rest: the two that a summary has room for."""
+def _first(ratios: Sequence[Ratio]) -> list[Ratio]:
+    """The two that a summary has room for: throughput and p99, real or not, where there are any."""
     order = {"throughput": 0, "p99 latency": 1}
-    return sorted(ratios, key=lambda ratio: order.get(figure_words(ratio.figure), 2))
+    return sorted(ratios, key=lambda ratio: order.get(figure_words(ratio.figure), 2))[:2]
 
 
 def _start(section: Section) -> str:
@@ -178,18 +181,27 @@ def facts_words(section: Section) -> str:
     return f"{_capital(said)}." if said else ""
 
 
+_UNITS = (("_ms", " ms"), ("_seconds", " s"), ("_s", " s"), ("_mb", " MB"))
+_RATES = ("rate", "low", "high", "saturation", "goodput", "throughput")
+
+
 def facts(section: Section) -> list[tuple[str, str]]:
     """Names and values as read by people; a unit at the end of a name goes to the value."""
-    out = []
-    for key, value in section.facts.items():
-        name, unit = key, ""
-        for suffix, written in (("_ms", " ms"), ("_seconds", " s"), ("_s", " s"), ("_mb", " MB")):
-            if key.endswith(suffix):
-                name, unit = key.removesuffix(suffix), written
-                break
-        said = value if isinstance(value, str) else number(value)
-        out.append((name.replace("_", " "), said if said in ("", NOTHING) else said + unit))
-    return out
+    return [_fact(key, value) for key, value in section.facts.items()]
+
+
+def _fact(key: str, value: float | str | None) -> tuple[str, str]:
+    suffix, unit = next((pair for pair in _UNITS if key.endswith(pair[0])), ("", ""))
+    name = key.removesuffix(suffix).replace("_", " ")
+    if isinstance(value, str):
+        return name, value
+    if value is None or not math.isfinite(value):
+        return name, NOTHING
+    if "share" in name.split():
+        return name, share(value)
+    if not unit and any(word in name for word in _RATES):
+        unit = "/s"
+    return name, (f"{value:,.0f}" if value == round(value) else number(value)) + unit
 
 
 def _capital(text: str) -> str:
@@ -241,14 +253,18 @@ def _where(section: Section, named: Sequence[str], of: int) -> str:
     return f"{section.title}: {len(named)} of {of} measurements"
 
 
-def headline(section: Section) -> str:
-    """The one or two figures that a glance should take away, or nothing."""
-    rate = section.facts.get("rate")
-    if section.kind == "search" and isinstance(rate, int | float):
-        return f"{number(rate)}/s"
+def headline(section: Section) -> tuple[str, str]:
+    """The figure that a glance should take away, and what it is; empty where none stands out."""
+    if section.kind == "search":
+        rate = section.facts.get("rate")
+        return (number(rate), "requests/s") if isinstance(rate, int | float) else ("none", "")
     if section.kind == "versus" and section.ratios:
-        return times(_by_importance(section.ratios)[0].median)
-    lines = summary(section)
-    if section.kind in ("load", "curve") and lines:
-        return f"{number(max(m.throughput for m in section.measurements))}/s"
-    return ""
+        first = _first(section.ratios)
+        ratio = next((ratio for ratio in first if ratio.real), first[0])
+        return f"{times(ratio, ratio.median)}×", figure_words(ratio.figure)
+    if section.kind in ("load", "curve") and section.measurements:
+        best = section.facts.get("saturation")
+        if not isinstance(best, int | float):
+            best = max(m.throughput for m in section.measurements)
+        return number(best), "requests/s"
+    return "", ""
