@@ -6,8 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from headrace.bench.errors import BenchError
 from headrace.bench.questions.curve import SHARES
@@ -74,7 +80,7 @@ class Scenario(Spec):
     warm_up: Literal["auto"] | NonNegativeFloat = "auto"
     turns: PositiveInt = 6
     processes: PositiveInt = 1
-    short: dict[str, Any] = {}
+    short: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

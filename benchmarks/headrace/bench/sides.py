@@ -92,35 +92,120 @@ class Outcome:
 
 
 def carry_out(
-    name: str,
-    scenario: Scenario,
-    model: Model,
-    measure: Measure,
-    *,
-    seed: int = 0,
-    serve: Serve = served,
+    scenario: Scenario, model: Model, measure: Measure, *, seed: int = 0, serve: Serve = served
 ) -> Outcome:
     """Asks `scenario`'s questions of its peers. One that cannot be measured has a section that
-    says why; the others go on without it."""
+    says why; the others go on without it.
+
+    Raises BenchError where nobody is left, or a question cannot be asked.
+    """
+    missing: dict[str, str] = {}
+    sides = list(_able(scenario, missing))
+    together = [q for q in scenario.questions if not isinstance(q, StartQuestion)]
     sections: list[Section] = []
     targets: list[Target] = []
-    sides = _able(scenario, sections)
-    together = [q for q in scenario.questions if not isinstance(q, StartQuestion)]
     if together:
         with ExitStack() as stack:
             for each in sides:
                 try:
                     targets.append(stack.enter_context(serve(each, model)))
                 except PeerUnavailable as error:
-                    sections.append(_missing(each.name, error.reason))
+                    missing[each.name] = error.reason
             jobs = [scenario.job(target, seed) for target in targets]
-            for question in together:
+            for question in together if jobs else ():
                 sections += _answers(question, jobs, scenario.turns, measure)
     if len(together) < len(scenario.questions):
         for each in sides:
+            starting = _Starting(each, scenario, model, seed, serve, targets)
             try:
-                sections.append(_start(each, scenario, model, measure, serve, seed, targets))
+                sections.append(start(each.name, starting, scenario.turns, measure))
             except PeerUnavailable as error:
-                sections.append(_missing(each.name, error.reason))
-    named = (s.model_copy(update={"title": f"{name}: {s.title}"}) for s in sections)
-    return Outcome(tuple(named), tuple(dict.fromkeys(targets)))
+                missing[each.name] = error.reason
+    if not sections:
+        whys = "; ".join(f"{name}: {why}" for name, why in missing.items())
+        raise BenchError(f"nobody could be measured: {whys}")
+    sections += [_missing(name, why) for name, why in missing.items()]
+    return Outcome(tuple(sections), tuple({target.name: target for target in targets}.values()))
+
+
+def _able(scenario: Scenario, missing: dict[str, str]) -> Iterator[Side]:
+    """The sides that can be asked at all."""
+    for words in scenario.peers:
+        each = side(words)
+        if scenario.protocol == "sensor" and each.peer not in ("headrace", ""):
+            missing[each.name] = "it has no sensor streams"
+        elif each.address and any(isinstance(q, StartQuestion) for q in scenario.questions):
+            missing[each.name] = "it runs already, so that its start cannot be measured"
+        else:
+            yield each
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """Starts a side, for the question how long that takes; `targets` gets who was started."""
+
+    side: Side
+    scenario: Scenario
+    model: Model
+    seed: int
+    serve: Serve
+    targets: list[Target]
+
+    @contextmanager
+    def __call__(self) -> Iterator[Job]:
+        with self.serve(self.side, self.model) as target:
+            self.targets.append(target)
+            yield self.scenario.job(target, self.seed)
+
+
+def _missing(name: str, why: str) -> Section:
+    return Section(
+        title=f"{name}: not measured",
+        kind="load",
+        measurements=(),
+        notes=(f"{name} could not be measured here: {why}",),
+    )
+
+
+def _answers(
+    question: Question, jobs: Sequence[Job], turns: int, measure: Measure
+) -> Iterator[Section]:
+    if isinstance(question, LoadQuestion):
+        if len(jobs) == 1:
+            yield _alone(jobs[0], question.loads, measure)
+            return
+        for load in question.loads:
+            title = f"{load_words(load.model_dump())}"
+            yield versus([under(job, load) for job in jobs], turns, measure, title=title)
+    elif isinstance(question, CurveQuestion):
+        yield from curve(jobs, measure, question.shares)
+    else:
+        for job in jobs:
+            yield from _one_by_one(question, job, measure)
+
+
+def _one_by_one(question: Question, job: Job, measure: Measure) -> Iterator[Section]:
+    if isinstance(question, SearchQuestion):
+        objective = Objective(question.p99, question.errors)
+        yield search(job, objective, measure, SearchOptions(tolerance=question.tolerance))
+    elif isinstance(question, GoodputQuestion):
+        found = saturation(_patient(job), measure)
+        yield found.section
+        section = goodput(job, [share * found.rate for share in question.shares], measure)
+        labels = tuple(f"{share:.0%} of its saturation" for share in question.shares)
+        yield section.model_copy(update={"labels": labels})
+
+
+def _patient(job: Job) -> Job:
+    """The same requests without deadlines: what is found is what the server can do."""
+    requests = tuple(r.model_copy(update={"deadline": None}) for r in job.requests)
+    return job.model_copy(update={"requests": requests})
+
+
+def _alone(job: Job, loads: Sequence[Load], measure: Measure) -> Section:
+    return Section(
+        title=job.target.name,
+        kind="load",
+        measurements=tuple(measure(under(job, load)) for load in loads),
+        labels=tuple(load_words(load.model_dump()) for load in loads),
+    )

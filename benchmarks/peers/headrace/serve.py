@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -22,12 +23,21 @@ def main() -> None:
     version = repository / given.name / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").symlink_to(given.model.resolve())
-    lines = [f"{key} = {json.dumps(value)}" for key, value in given.settings.items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in given.settings.items()]
     (repository / given.name / "model.toml").write_text("\n".join(lines))
     grpc, http = given.ports
     command = [sys.executable, "-m", "headrace.server.cli", "serve", str(repository)]
     command += ["--host", given.host, "--grpc-port", grpc, "--http-port", http]
     os.execv(sys.executable, [*command, "--log-level", "warning"])
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it inside a line; strings and numbers are as in JSON."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 if __name__ == "__main__":

@@ -5,51 +5,48 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from statistics import median
 
 from headrace.bench.questions import Measure, under
-from headrace.bench.results import Measurement, Section
+from headrace.bench.results import Section
 from headrace.bench.spec import ClosedLoad, Job
 
 Starting = Callable[[], AbstractContextManager[Job]]
 """Starts a side; entered when it is ready, left when it has stopped."""
 
+READY_SECONDS = "ready_seconds"
+"""What a target may say of itself: seconds from its start, without what came before it, such as an
+installation."""
 
-def start(sides: Mapping[str, Starting], turns: int, measure: Measure) -> Section:
-    """Starts and stops each side `turns` times, in turn. The first time, what servers keep in the
-    user's cache is not there; later it is what they left. One caller measures, without warm-up.
 
-    Whatever `sides` raise comes through.
+def start(name: str, starting: Starting, turns: int, measure: Measure) -> Section:
+    """Starts and stops the side `turns` times. The first time, what it keeps in the user's cache
+    is not there; later it is what it left. One caller measures, without warm-up.
+
+    Whatever `starting` raises comes through.
     """
-    ready: dict[str, list[float]] = {name: [] for name in sides}
-    taken: dict[str, list[Measurement]] = {name: [] for name in sides}
-    measurements, labels = [], []
+    seconds, measurements = [], []
     with _empty_cache():
         for turn in range(turns):
-            for name, starting in sides.items():
-                began = time.monotonic()
-                with starting() as job:
-                    ready[name].append(time.monotonic() - began)
-                    cold = under(job, ClosedLoad(), turn=turn)
-                    found = measure(cold.model_copy(update={"warm_up": 0.0}))
-                taken[name].append(found)
-                measurements.append(found)
-                labels.append("first start" if turn == 0 else f"start {turn + 1}")
-    facts: dict[str, float | str | None] = {}
-    for name in sides:
-        first, *again = ready[name]
-        facts[f"{name}_ready_first_seconds"] = first
-        facts[f"{name}_ready_again_seconds"] = median(again) if again else None
-        slowest = [m.latency.max_ms for m in taken[name] if m.latency]
-        facts[f"{name}_slowest_of_the_first_answers_ms"] = median(slowest) if slowest else None
+            began = time.monotonic()
+            with starting() as job:
+                took = job.target.about.get(READY_SECONDS, time.monotonic() - began)
+                seconds.append(float(took))
+                cold = under(job, ClosedLoad(), turn=turn).model_copy(update={"warm_up": 0.0})
+                measurements.append(measure(cold))
+    slowest = [m.latency.max_ms for m in measurements if m.latency]
     return Section(
-        title="from start to ready, and the first answers",
+        title=f"{name}: from start to ready, and the first answers",
         kind="start",
         measurements=tuple(measurements),
-        labels=tuple(labels),
-        facts=facts,
+        labels=("first start", *(f"start {turn + 1}" for turn in range(1, turns))),
+        facts={
+            "ready_first_seconds": seconds[0],
+            "ready_again_seconds": median(seconds[1:]) if turns > 1 else None,
+            "slowest_of_the_first_answers_ms": median(slowest) if slowest else None,
+        },
         notes=(
             "A first start finds nothing in the user's cache; files that the system itself keeps "
             "in memory are not dropped. Ready means that the server says so.",

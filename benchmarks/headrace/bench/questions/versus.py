@@ -11,6 +11,9 @@ from headrace.bench.spec import Job
 
 FIGURES = ("throughput", "goodput", "p50_ms", "p99_ms", "cpu_us_per_request")
 
+# Of what targets say of themselves: names and sentences, which always differ.
+_NOT_COMPARED = ("about", "differs", "peer", "ready_seconds", "settings", "starts", "version")
+
 
 def versus(
     sides: Sequence[Job], turns: int, measure: Measure, *, title: str = "", confidence: float = 0.95
@@ -79,13 +82,19 @@ def value(measurement: Measurement, figure: str) -> float | None:
 
 
 def _differences(sides: Sequence[Job]) -> list[str]:
-    """One line for each thing that the targets say of themselves and not all say alike."""
-    keys = list(dict.fromkeys(key for job in sides for key in job.target.about))
-    return [
-        f"{key}: "
-        + ", ".join(f"{job.target.name} {job.target.about.get(key, 'unknown')}" for job in sides)
+    """One line for each thing that the targets say of themselves and not all say alike, and what
+    each says that sets it apart."""
+    keys = dict.fromkeys(key for job in sides for key in job.target.about)
+    lines = [
+        f"{key.replace('_', ' ')}: "
+        + "; ".join(f"{job.target.name} {job.target.about.get(key, 'unknown')}" for job in sides)
         for key in keys
-        if len({str(job.target.about.get(key)) for job in sides}) > 1
+        if key not in _NOT_COMPARED and len({str(job.target.about.get(key)) for job in sides}) > 1
+    ]
+    return lines + [
+        f"{job.target.name}: {line}"
+        for job in sides
+        for line in job.target.about.get("differs", ())
     ]
 
 
