@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headrace.bench.errors import BenchError
 from headrace.bench.spec import BurstLoad, OpenLoad, SteppedLoad, TraceLoad
 
 Due = tuple[float, int | None]
@@ -29,7 +30,7 @@ Due = tuple[float, int | None]
 _BLOCK = 512
 
 
-class TraceError(ValueError):
+class TraceError(BenchError):
     """A trace that cannot be played; the message names the file and the line."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.bench.errors import BenchError
 from headrace.bench.spec import RequestSpec
 from headrace.client import InferOptions, ModelMetadata, Tensor, TensorMetadata, random_inputs
 from headrace.client.messages import infer_request
@@ -30,7 +31,7 @@ the batch's, becomes 1."""
 _FILES = (".npy", ".npz")
 
 
-class InputError(ValueError):
+class InputError(BenchError):
     """Inputs that cannot be had or that the model does not take; the message says whence they
     came, what was expected and what came."""
 

@@ -58,8 +58,8 @@ def served(side: Side, model: Model) -> Iterator[Target]:
     peer or configuration that there is not."""
     known = {"model_file": model.about, "model_sha256": _digest(model)}
     if side.address:
-        protocol = "http" if "/" in side.address else "grpc"
-        yield Target(name=side.name, address=side.address, protocol=protocol)
+        over_http = "/" in side.address
+        yield Target(name=side.name, address=side.address, protocol="http" if over_http else "grpc")
         return
     ours = model.settings if side.peer == "headrace" else {}
     with ExitStack() as stack:

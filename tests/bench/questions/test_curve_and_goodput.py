@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.fakes import deterministic_server, job, measurement
+from headrace.bench.errors import BenchError
 from headrace.bench.questions import Measure
 from headrace.bench.questions.curve import SHARES, curve, saturation
 from headrace.bench.questions.goodput import goodput
@@ -36,7 +37,7 @@ def test_a_server_that_answers_nothing_has_no_saturation() -> None:
     def measure(job: Job) -> Measurement:
         return measurement(job, [], errors={"UNAVAILABLE": 7}, sent=7)
 
-    with pytest.raises(ValueError, match="server: nothing was answered OK, but UNAVAILABLE 7"):
+    with pytest.raises(BenchError, match="server: nothing was answered OK, but UNAVAILABLE 7"):
         saturation(job(), measure)
 
 
@@ -85,5 +86,5 @@ def test_goodput_counts_what_is_in_time() -> None:
 
 
 def test_goodput_needs_a_deadline() -> None:
-    with pytest.raises(ValueError, match="a request with a deadline"):
+    with pytest.raises(BenchError, match="a request with a deadline"):
         goodput(job(), [1], measurement)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.fakes import job, measurement
+from headrace.bench.errors import BenchError
 from headrace.bench.questions.ratios import ENOUGH_TURNS, interval, ratio
 from headrace.bench.questions.versus import versus
 from headrace.bench.results import Measurement
@@ -96,7 +97,7 @@ def test_what_the_targets_say_differs() -> None:
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"]])
 def test_sides_need_names_of_their_own(names: list[str]) -> None:
-    with pytest.raises(ValueError, match="two or more sides of different names"):
+    with pytest.raises(BenchError, match="two or more sides of different names"):
         versus([job(name) for name in names], 1, measurement)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headrace.bench.errors import BenchError
 from headrace.bench.questions import Measure, figure, open_load, under
 from headrace.bench.results import Measurement, Section
 from headrace.bench.spec import ClosedLoad, Job
@@ -26,7 +27,7 @@ class Saturation:
 def saturation(job: Job, measure: Measure) -> Saturation:
     """Doubles the callers until that adds less than 5 % to the throughput.
 
-    Raises ValueError, naming the target and what it answered, where nothing was answered.
+    Raises BenchError, naming the target and what it answered, where nothing was answered.
     """
     runs: list[tuple[int, Measurement]] = []
     callers = _FIRST_CALLERS
@@ -38,7 +39,7 @@ def saturation(job: Job, measure: Measure) -> Saturation:
     best, measurement = max(runs, key=lambda run: run[1].throughput)
     if not measurement.throughput:
         statuses = ", ".join(f"{status} {n}" for status, n in measurement.errors.items())
-        raise ValueError(f"{job.target.name}: nothing was answered OK, but {statuses or 'nothing'}")
+        raise BenchError(f"{job.target.name}: nothing was answered OK, but {statuses or 'nothing'}")
     limiting = measurement.client.limiting
     return Saturation(
         measurement.throughput,

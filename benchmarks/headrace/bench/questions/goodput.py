@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headrace.bench.errors import BenchError
 from headrace.bench.questions import Measure, figure, open_load, under
 from headrace.bench.results import Section
 from headrace.bench.spec import Job
@@ -12,10 +13,10 @@ from headrace.bench.spec import Job
 def goodput(job: Job, rates: Sequence[float], measure: Measure) -> Section:
     """OK answers within their deadline per second, at each of `rates` in turn.
 
-    Raises ValueError where no request of the job has a deadline: all answers would count.
+    Raises BenchError where no request of the job has a deadline: all answers would count.
     """
     if not any(request.deadline for request in job.requests):
-        raise ValueError(f"{job.target.name}: goodput needs a request with a deadline")
+        raise BenchError(f"{job.target.name}: goodput needs a request with a deadline")
     measurements = [
         measure(under(job, open_load(job, rate), turn=turn)) for turn, rate in enumerate(rates)
     ]

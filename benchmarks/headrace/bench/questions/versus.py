@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headrace.bench.errors import BenchError
 from headrace.bench.questions import Measure, under
 from headrace.bench.questions.ratios import ENOUGH_TURNS, ratio
 from headrace.bench.results import Measurement, Ratio, Section
@@ -21,11 +22,11 @@ def versus(
     """The first side against each other one, as ratios (first / other) of the same turn.
 
     In each turn every side is measured once, with the same dice; each turn begins with another
-    side. Raises ValueError for fewer than two sides, or two of one name.
+    side. Raises BenchError for fewer than two sides, or two of one name.
     """
     names = [job.target.name for job in sides]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"expected two or more sides of different names, got {', '.join(names)}")
+        raise BenchError(f"expected two or more sides of different names, got {', '.join(names)}")
     found: dict[str, list[Measurement]] = {name: [] for name in names}
     taken, labels = [], []
     for turn in range(turns):
