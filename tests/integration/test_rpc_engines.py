@@ -89,7 +89,7 @@ async def busy(running: server.RunningServer, executors: int) -> None:
 
 
 async def test_a_burst_on_one_connection(caller: Caller) -> None:
-    calls = [caller(message([[n]], id_=f"{n}")) for n in range(500)]
+    calls = [caller(message([[n]], id_=f"{n}")) for n in range(2000)]
     for number, response in enumerate(await asyncio.gather(*calls)):
         assert response.id == f"{number}"
         assert np.frombuffer(response.raw_output_contents[0], np.float32) == [2 * number]

@@ -255,7 +255,7 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     # of no rows none to be found again.
     solo = request.solo or not model.spec.batched or rows == 0
     solo = solo or any(spec.optional for spec, _ in inputs)
-    own = model.spec.key([spec for spec, _ in inputs], arrays, outputs)
+    own = model.same(model.spec.key([spec for spec, _ in inputs], arrays, outputs))
     key, length = own, 0
     if model.lengths is not None and not solo:
         key, length = model.lengths.bucketed(own)

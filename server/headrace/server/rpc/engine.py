@@ -11,6 +11,12 @@ from typing import Literal, Protocol
 
 from headrace.server.errors import ConfigurationError
 
+# Who may wait is our queue's decision: what it refuses learns why, and when to come back. So an
+# engine has no limit of its own that anybody meets.
+MOST_PENDING = 1 << 20
+# A client that vanished without a word holds its sessions until this finds out.
+KEEPALIVE_MS = 20_000
+
 EngineName = Literal["auto", "grpcio", "native"]
 
 

@@ -27,6 +27,7 @@ import grpc
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from headrace.server import errors
+from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING
 from headrace.server.rpc.service import CALLER, Begun, InferenceService, details_of, log_unexpected
 
 _log = logging.getLogger(__name__)
@@ -70,9 +71,10 @@ class NativeServer:
                 io_threads=_IO_THREADS,
                 client_key_metadata=CALLER,
                 call_details=True,
-                keepalive_time_ms=20_000,
-                keepalive_timeout_ms=20_000,
+                keepalive_time_ms=KEEPALIVE_MS,
+                keepalive_timeout_ms=KEEPALIVE_MS,
                 keepalive_permit_without_calls=False,
+                max_concurrent_streams=MOST_PENDING,
             )
         except OSError as error:
             raise RuntimeError(str(error)) from error

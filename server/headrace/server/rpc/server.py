@@ -18,7 +18,7 @@ from headrace.server.config import Settings
 from headrace.server.errors import InvalidInput, ServerError
 from headrace.server.models.registry import ModelListener
 from headrace.server.rpc.control import ControlService
-from headrace.server.rpc.engine import Engine, choose
+from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Engine, choose
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
 from headrace.stream.v1 import stream_pb2 as stream_pb
@@ -26,8 +26,6 @@ from headrace.stream.v1 import stream_pb2 as stream_pb
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM_SERVICE = stream_pb.DESCRIPTOR.services_by_name["SensorStream"]
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-_MOST_PENDING = 1 << 20
-_KEEPALIVE_MS = 20_000
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -89,15 +87,13 @@ def _grpcio(
             # Two servers on one port would take each other's calls unnoticed.
             ("grpc.so_reuseport", 0),
             # From the first number to the second gRPC cancels calls that it has not handed to us
-            # yet, at random, and tells their callers nothing else; by default from 1,000. Who may
-            # wait is our queue's decision: what it refuses learns why, and when to come back.
-            ("grpc.server.max_pending_requests", _MOST_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+            # yet, at random, and tells their callers nothing else; by default from 1,000.
+            ("grpc.server.max_pending_requests", MOST_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
             # gRPC's default of five minutes would cut off clients that watch quiet streams.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            # A client that vanished without a word holds its sessions until this finds out.
-            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
         ]
     )
     server.add_generic_rpc_handlers(
