@@ -48,15 +48,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
 
 
 def job(target: Target, load: Load, **more: Any) -> Job:
-    more = {"requests": (RequestSpec(model="double"),), "duration": 1.5, "warm_up": 0.5} | more
-    return Job(target=target, load=load, **more)
+    given = {"requests": (RequestSpec(model="double"),), "duration": 1.5, "warm_up": 0.5}
+    return Job.model_validate({"target": target, "load": load} | given | more)
 
 
 def check_sums(found: Measurement) -> None:
     assert found.sent == found.ok + sum(found.errors.values()) + found.unfinished
-    assert found.latency is not None
-    assert found.service is not None
-    assert found.latency.count == found.service.count == found.ok + found.unfinished
+    for times in (found.latency, found.service):
+        assert (times.count if times is not None else 0) == found.ok + found.unfinished
     assert found.throughput == pytest.approx(sum(i.ok for i in found.intervals) / found.seconds)
 
 
@@ -99,6 +98,18 @@ def test_sensor_streams(running: RunningServer) -> None:
     check_sums(found)
     assert found.errors == {}
     assert found.sent == 10 * 19
+
+
+def test_windows_that_cannot_be_in_time(running: RunningServer) -> None:
+    """The server is told the deadline: it drops them, or they come too late."""
+    requests = (RequestSpec(model="double", deadline=1e-6),)
+    load = SensorLoad(sessions=4, sample_rate=400, chunk=20, window=20)
+    target = Target(address=running.grpc, protocol="sensor")
+    found = measure(job(target, load, duration=1.0, requests=requests))
+    check_sums(found)
+    assert found.sent > 0
+    assert found.good == 0
+    assert set(found.errors) <= {"DEADLINE_EXCEEDED"}
 
 
 def test_nobody_is_there() -> None:
@@ -175,7 +186,7 @@ def in_thread(serve: Callable[[], contextlib.AbstractAsyncContextManager[str]]) 
 def fake(first: int, status: grpc.StatusCode | None = None) -> Iterator[str]:
     @contextlib.asynccontextmanager
     async def serve() -> AsyncIterator[str]:
-        servicer = Fake(first)
+        servicer = Fake(first)  # type: ignore[abstract]
         servicer.status = status
         grpc_server = grpc.aio.server()
         rpc.add_GRPCInferenceServiceServicer_to_server(servicer, grpc_server)

@@ -198,6 +198,13 @@ class _Run:
         batches: Batches | None,
     ) -> Measurement:
         job, totals = self._job, recorder.totals()
+        if totals.unfinished:
+            warnings.append(
+                f"{totals.unfinished} requests had no answer {self._grace:g} s after the end; they "
+                "are in the latencies with their age by then, which is less than the truth"
+            )
+        if totals.sent and not totals.ok:
+            warnings.append("no request was answered OK")
         is_open = not isinstance(job.load, ClosedLoad)
         ended = sum(interval.ok + interval.errors for interval in recorder.intervals())
         return Measurement(
