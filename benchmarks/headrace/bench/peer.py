@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import sys
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 __all__ = ["PeerUnavailable", "available", "serve"]
 
 STOP_SECONDS = 10.0
+STARTS = 2
 _POLL_SECONDS = 0.05
 _MODEL_READY = "/inference.GRPCInferenceService/ModelReady"
 _TOLD = ("onnxruntime", "numpy", "grpcio", "protobuf")  # packages whose versions a report shows
@@ -60,38 +62,83 @@ def serve(
     found = environments.read(peer)
     chosen = _configuration(peer, found, configuration, settings or {})
     environment = environments.environment(peer, found)
-    ports = free_ports(found.ports)
-    log = (environments.CACHE / peer / f"{configuration}.log").resolve()
+    plan = _Plan(peer, found, configuration, chosen, environment, model.resolve(), model_name)
+    with ExitStack() as stack:
+        running = _start(stack, plan)
+        yield Target(
+            name=name or (peer if configuration == "default" else f"{peer} {configuration}"),
+            address=f"{'http://' if found.protocol == 'http' else ''}{HOST}:{running.port}",
+            protocol=found.protocol,
+            adaptor=chosen.adaptor or found.adaptor,
+            pid=running.pid,
+            about=_about(plan, running),
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be served, by whom, and how."""
+
+    name: str
+    peer: Peer
+    configuration: str
+    chosen: Configuration
+    environment: Environment
+    model: Path
+    model_name: str
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A server that is ready, `seconds` after its start, which was the `starts`-th."""
+
+    pid: int
+    port: int
+    seconds: float
+    starts: int
+
+
+def _start(stack: ExitStack, plan: _Plan) -> _Running:
+    """Starts the server, again where it does not come up: its ports may have been taken since they
+    were found free, and some peers give up on themselves after a second on a busy machine."""
+    for starts in range(1, STARTS):
+        with suppress(PeerUnavailable):
+            return stack.enter_context(_running(plan, starts))
+    return stack.enter_context(_running(plan, STARTS))
+
+
+@contextmanager
+def _running(plan: _Plan, starts: int) -> Iterator[_Running]:
+    ports = free_ports(plan.peer.ports)
+    log = (environments.CACHE / plan.name / f"{plan.configuration}.log").resolve()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{peer}-", ignore_cleanup_errors=True) as folder:
-        program = environments.folder() / peer / "serve.py"
-        command = [str(environment.python), str(program), "--model", str(model.resolve())]
-        command += ["--name", model_name, "--host", HOST, "--folder", folder]
+    program = environments.folder() / plan.name / "serve.py"
+    with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as folder:
+        command = [str(plan.environment.python), str(program), "--model", str(plan.model)]
+        command += ["--name", plan.model_name, "--host", HOST, "--folder", folder]
         command += [word for port in ports for word in ("--port", str(port))]
-        command += ["--settings", json.dumps(chosen.settings)]
-        environ = _environ(program.parent, found)
+        command += ["--settings", json.dumps(plan.chosen.settings)]
+        environ = _environ(program.parent, plan.peer)
         started = time.monotonic()
         with process_group(
             command, environ=environ, folder=Path(folder), log=log, grace=STOP_SECONDS
         ) as process:
-            while not _is_ready(found, ports[0], model_name):
-                if process.poll() is not None:
-                    why = f"exited with {process.returncode} before it was ready"
-                    raise PeerUnavailable(peer, f"{why}\n{tail(log)}")
-                if time.monotonic() - started > found.start_seconds:
-                    why = f"was not ready within {found.start_seconds:g} s"
-                    raise PeerUnavailable(peer, f"{why}\n{tail(log)}")
-                time.sleep(_POLL_SECONDS)
-            about = _about(peer, found, environment, configuration, chosen)
-            about["ready_seconds"] = round(time.monotonic() - started, 2)
-            yield Target(
-                name=name or (peer if configuration == "default" else f"{peer} {configuration}"),
-                address=_address(found, ports[0]),
-                protocol=found.protocol,
-                adaptor=chosen.adaptor or found.adaptor,
-                pid=process.pid,
-                about=about,
-            )
+            _wait(plan, process, ports[0], log)
+            seconds = round(time.monotonic() - started, 2)
+            yield _Running(process.pid, ports[0], seconds, starts)
+
+
+def _wait(plan: _Plan, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Until the server is ready; raises PeerUnavailable where it ends or takes too long."""
+    limit = time.monotonic() + plan.peer.start_seconds
+    while not _is_ready(plan.peer, port, plan.model_name):
+        if process.poll() is not None:
+            why = f"exited with {process.returncode} before it was ready"
+            raise PeerUnavailable(plan.name, f"{why}\n{tail(log)}")
+        if time.monotonic() > limit:
+            why = f"was not ready within {plan.peer.start_seconds:g} s"
+            raise PeerUnavailable(plan.name, f"{why}\n{tail(log)}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _configuration(
@@ -116,12 +163,8 @@ def _environ(program: Path, found: Peer) -> dict[str, str]:
     environ = clean_environ()
     path = [str(program), str(program.parent / "shared")]
     if not found.requirements:
-        path += [entry for entry in sys.path if entry]
+        path += filter(None, [os.environ.get("PYTHONPATH")])
     return environ | {"PYTHONPATH": os.pathsep.join(path)}
-
-
-def _address(found: Peer, port: int) -> str:
-    return f"http://{HOST}:{port}" if found.protocol == "http" else f"{HOST}:{port}"
 
 
 def _is_ready(found: Peer, port: int, model_name: str) -> bool:
@@ -152,18 +195,18 @@ def _model_is_ready(address: str, model_name: str) -> bool:
             return False
 
 
-def _about(
-    peer: str, found: Peer, environment: Environment, name: str, chosen: Configuration
-) -> dict[str, Any]:
-    packages = environment.packages
-    return {
-        "peer": peer,
-        "about": found.about,
-        "version": packages.get(found.package.lower(), "unknown"),
-        "python": environment.version,
+def _about(plan: _Plan, running: _Running) -> dict[str, Any]:
+    packages = plan.environment.packages
+    about = {
+        "peer": plan.name,
+        "about": plan.peer.about,
+        "version": packages.get(plan.peer.package.lower(), "unknown"),
+        "python": plan.environment.version,
         **{package: packages[package] for package in _TOLD if package in packages},
-        "configuration": name,
-        "words": chosen.words,
-        "settings": dict(chosen.settings),
-        "differs": list(found.differs),
+        "configuration": plan.configuration,
+        "words": plan.chosen.words,
+        "settings": dict(plan.chosen.settings),
+        "differs": list(plan.peer.differs),
+        "ready_seconds": running.seconds,
     }
+    return about if running.starts == 1 else about | {"starts": running.starts}

@@ -50,7 +50,7 @@ class Configuration(Spec):
     with "cpus" replaced by the number of CPUs; `adaptor` overrides the peer's."""
 
     words: str = Field(min_length=1)
-    settings: dict[str, bool | int | float | str] = {}
+    settings: dict[str, bool | int | float | str] = Field(default={})
     adaptor: str = ""
 
 
@@ -150,7 +150,7 @@ def key(requirements: tuple[str, ...], python: str) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:12]
 
 
-def tail(log: Path, lines: int = 15) -> str:
+def tail(log: Path, lines: int = 40) -> str:
     """The end of a log, for an error message."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join(text.strip().splitlines()[-lines:])

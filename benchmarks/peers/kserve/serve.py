@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
-from kserve.utils.utils import generate_uuid
 from kserve.utils.numpy_codec import from_np_dtype
+from kserve.utils.utils import generate_uuid
 from onnx_peer import Arguments, OnnxModel, Tensors, arguments
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
@@ -46,12 +47,13 @@ def main() -> None:
     }
     if "debug" in given.settings:
         settings["debug"] = given.settings["debug"]
-    model = {"name": given.name, "implementation": "serve.OnnxRuntime"}
+    model: dict[str, Any] = {"name": given.name, "implementation": "serve.OnnxRuntime"}
     if given.max_batch > 1 and OnnxModel(given.model, 1).batches:
         model |= {"max_batch_size": given.max_batch, "max_batch_time": given.max_delay}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
-    os.execv(sys.executable, [sys.executable, "-m", "mlserver.cli.main", "start", str(folder)])
+    command = str(Path(sys.executable).with_name("mlserver"))
+    os.execv(command, [command, "start", str(folder)])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class OnnxWorker(Worker):
         self._onnx = OnnxModel(given.model, given.threads)
 
     def deserialize(self, data: bytes) -> Tensors:
-        tensors: Tensors = load(data)
+        tensors: Tensors = load(bytes(data))  # mosec hands over a bytearray
         return tensors
 
     def serialize(self, data: Tensors) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from pytriton.triton import Triton, TritonConfig
 
 def main() -> None:
     given = arguments()
+    _prefer_our_libpython()
     models = [OnnxModel(given.model, given.threads) for _ in range(given.instances)]
     grpc, http, metrics = given.ports
     where = TritonConfig(
@@ -26,6 +29,14 @@ def main() -> None:
     with Triton(config=where, workspace=str(Path(given.folder, "triton"))) as triton:
         _bind(triton, given, models)
         triton.serve()
+
+
+def _prefer_our_libpython() -> None:
+    """Triton's Python backend loads libpython by name: the system's, where there is one, with this
+    interpreter's standard library. The two must be of the same release."""
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        paths = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
 
 
 def _bind(triton: Any, given: Arguments, models: list[OnnxModel]) -> None:
