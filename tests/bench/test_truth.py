@@ -33,8 +33,8 @@ def replicate(
         played = play(
             OpenLoad(rate=rate),
             FakeServer(service),
-            seconds=30.0,
-            warm_up=5.0,
+            seconds=15.0,
+            warm_up=2.0,
             seed=2 * seed,
             processes=processes,
         )

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from aiohttp import web
 
 from headrace.bench.errors import BenchError
+from headrace.bench.fleet import Fleet
+from headrace.bench.loads import Share
 from headrace.bench.progress import Progress
 from headrace.bench.results import Measurement
 from headrace.bench.run import measure
@@ -31,6 +34,7 @@ from headrace.bench.spec import (
     SensorLoad,
     Target,
 )
+from headrace.bench.worker import Assignment
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2 import grpc_service_pb2_grpc as rpc
 from support import models, server
@@ -218,6 +222,17 @@ def test_a_pause_of_the_server_is_in_the_open_loads_latency() -> None:
     assert closed.latency is not None
     assert closed.latency.max_ms > PAUSE * 1e3 * 0.9
     assert closed.latency.p90_ms < found.latency.p90_ms
+
+
+def test_a_load_process_that_dies_ends_the_test() -> None:
+    with fake(first=0) as address:
+        target = Target(address=address, transport="grpcio")
+        assignment = Assignment(target, (), (), Share())
+        with Fleet([assignment, assignment]) as fleet:
+            assert fleet.ready() == "grpcio"
+            fleet._processes[1].kill()
+            with pytest.raises(BenchError, match=r"load process 1 has ended .* exit code -9"):
+                list(fleet.reports(time.monotonic() + server.PATIENCE))
 
 
 def test_errors_are_counted_by_status_and_do_not_end_the_test() -> None:
