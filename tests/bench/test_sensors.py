@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.bench.calls import Call, Calls
@@ -18,6 +18,7 @@ from headrace.bench.spec import SensorLoad
 from support.virtual import FakeServer, run
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         SensorLoad,
