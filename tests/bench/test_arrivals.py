@@ -8,7 +8,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.bench.arrivals import TraceError, length, schedule
@@ -33,6 +33,7 @@ def kolmogorov(values: list[float]) -> float:
     return float(distance * math.sqrt(len(ordered)))
 
 
+@settings(deadline=None)
 @given(
     rate=rates,
     arrivals=st.sampled_from(["poisson", "constant", "gamma"]),
@@ -54,6 +55,7 @@ def test_times_ascend_end_in_time_and_repeat(
     assert shorter == found[: len(shorter)]
 
 
+@settings(deadline=None)
 @given(
     steps=st.lists(st.tuples(st.floats(0.1, 5), st.floats(0, 200)), min_size=1, max_size=6),
     ramp=st.booleans(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.bench.inputs import OPEN_LENGTH, InputError, bodies, samples
@@ -30,6 +30,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 IMAGE = model(x=("FP32", [-1, 3]))
 
 
+@settings(deadline=None)
 @given(
     datatype=st.sampled_from(sorted(DATATYPES)),
     shape=st.lists(st.sampled_from([-1, 1, 3]), max_size=4),

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fakes import deterministic_server, job, measurement
@@ -68,6 +68,7 @@ def test_the_rate_is_that_of_theory(objective: float) -> None:
     assert section.notes == ()
 
 
+@settings(deadline=None)
 @given(limit=st.floats(0.05, 1e5), start=st.floats(0.5, 5000), tolerance=st.floats(0.01, 0.5))
 def test_a_sharp_limit_is_always_bracketed(limit: float, start: float, tolerance: float) -> None:
     measure = by_rate(lambda rate: 0.01 if rate <= limit else 1.0)
@@ -83,6 +84,7 @@ def test_a_sharp_limit_is_always_bracketed(limit: float, start: float, tolerance
     assert low <= limit < high <= low * (1 + tolerance)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_false_answer_does_not_mislead(seed: int) -> None:
     """Each end of the interval is asked twice, so a false one must be so twice over."""

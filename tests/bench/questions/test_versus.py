@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fakes import job, measurement
@@ -92,7 +92,7 @@ def test_what_the_targets_say_differs() -> None:
         about(job("b"), onnxruntime="1.20", model="m"),
     ]
     section = versus(sides, 6, measurement)
-    assert section.notes == ("onnxruntime: a 1.23, b 1.20",)
+    assert section.notes == ("onnxruntime: a 1.23; b 1.20",)
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"]])
@@ -101,6 +101,7 @@ def test_sides_need_names_of_their_own(names: list[str]) -> None:
         versus([job(name) for name in names], 1, measurement)
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.floats(0.01, 100), min_size=1, max_size=30),
     seed=st.integers(0, 100),

@@ -37,7 +37,7 @@ class SearchOptions:
     start: float | None = None
     tolerance: float = 0.05
     requests: int = 1000
-    longest: float = 60.0
+    longest: float = 30.0
     noise: float = 0.15
     probes: int = 40
 
@@ -45,7 +45,8 @@ class SearchOptions:
 def search(
     job: Job, objective: Objective, measure: Measure, options: SearchOptions | None = None
 ) -> Section:
-    """Brackets the rate by doubling or halving, then halves the bracket until it is tight.
+    """Brackets the rate by doubling or, as low rates take long to probe, quartering; then halves
+    the bracket until it is tight.
 
     Answers are noisy, in both directions. A rate whose p99 is near the objective, and at the end
     both rates between which the answer lies, are probed again, until two probes of three agree;
@@ -95,7 +96,7 @@ class _State:
 
     def next(self) -> float | None:
         """The rate to probe, or None where the answer is as tight as asked for, or there is none
-        within ten halvings of the start or twenty doublings."""
+        from a thousandth of the start to a million times it."""
         undecided = [rate for rate in self._rates() if self._verdict(rate) is None]
         if undecided:
             return undecided[0]
@@ -103,7 +104,7 @@ class _State:
         if low is None and high is None:
             return self.start
         if low is None or high is None:
-            wider = 2 * low if low is not None else (high or 0.0) / 2
+            wider = 2 * low if low is not None else (high or 0.0) / 4
             return wider if self.start / _DOWN <= wider <= self.start * _UP else None
         if high / low > 1 + self.options.tolerance:
             return math.sqrt(low * high)
