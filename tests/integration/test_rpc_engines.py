@@ -118,7 +118,8 @@ async def test_errors_come_with_their_details(caller: Caller) -> None:
 
 async def test_what_is_no_message_is_an_invalid_input(running: server.RunningServer) -> None:
     async with grpc.aio.insecure_channel(running.grpc) as channel:
-        error = await refused(channel.unary_unary(METHOD)(b"\xff\xff"))
+        call: Any = channel.unary_unary(METHOD)
+        error = await refused(call(b"\xff\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "cannot be parsed" in str(error.details())
 
@@ -126,7 +127,8 @@ async def test_what_is_no_message_is_an_invalid_input(running: server.RunningSer
 async def test_an_unknown_method_is_unimplemented(running: server.RunningServer) -> None:
     async with grpc.aio.insecure_channel(running.grpc) as channel:
         for method in ("/inference.GRPCInferenceService/Nothing", "/nothing/Nothing"):
-            error = await refused(channel.unary_unary(method)(b""))
+            call: Any = channel.unary_unary(method)
+            error = await refused(call(b""))
             assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
