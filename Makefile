@@ -46,7 +46,7 @@ clean:
 $(USE): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,demo,examples]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,bench,demo,examples]'
 	touch $@
 
 $(DEV): $(USE)

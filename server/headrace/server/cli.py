@@ -1,4 +1,4 @@
-"""The command line: `headrace serve`, `headrace demo`, `headrace inspect`."""
+"""The command line: `headrace serve`, `demo`, `inspect` and `bench`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,32 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0 after a clean stop, 2 for bad usage or configuration, 1 for a
     failure."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == [
+        "bench"
+    ]:  # a load test needs no server here, and has a command line of its own
+        return _bench(words[1:])
     parser = _parser()
-    namespace, unknown = parser.parse_known_args(arguments)
+    namespace, unknown = parser.parse_known_args(words)
     if unknown:
         namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return _run_command(namespace)
     except KeyboardInterrupt:  # before the command listens to signals, or a second time
         return EXIT_INTERRUPTED
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    try:
+        from headrace.bench.cli import main as bench
+    except ModuleNotFoundError as error:
+        print(
+            f"headrace: {error.name} is missing: load tests come with an extra, "
+            "pip install 'headrace[bench]'",
+            file=sys.stderr,
+        )
+        return EXIT_FAILURE
+    return bench(arguments)
 
 
 def _run_command(namespace: argparse.Namespace) -> int:
@@ -66,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect, parser=inspect)
     inspect.add_argument("model", type=pathlib.Path, metavar="MODEL")
     inspect.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
+    commands.add_parser(
+        "bench", help="load-test any server of the protocol; bench --help tells more"
+    )
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Load tests of inference servers, and what they say: `headrace bench`."""
