@@ -116,10 +116,13 @@ async def test_errors_come_with_their_details(caller: Caller) -> None:
     assert DOMAIN.encode() in details
 
 
+def bare(channel: grpc.aio.Channel, method: str) -> Any:
+    return channel.unary_unary(method)
+
+
 async def test_what_is_no_message_is_an_invalid_input(running: server.RunningServer) -> None:
     async with grpc.aio.insecure_channel(running.grpc) as channel:
-        call: Any = channel.unary_unary(METHOD)
-        error = await refused(call(b"\xff\xff"))
+        error = await refused(bare(channel, METHOD)(b"\xff\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "cannot be parsed" in str(error.details())
 
@@ -127,8 +130,7 @@ async def test_what_is_no_message_is_an_invalid_input(running: server.RunningSer
 async def test_an_unknown_method_is_unimplemented(running: server.RunningServer) -> None:
     async with grpc.aio.insecure_channel(running.grpc) as channel:
         for method in ("/inference.GRPCInferenceService/Nothing", "/nothing/Nothing"):
-            call: Any = channel.unary_unary(method)
-            error = await refused(call(b""))
+            error = await refused(bare(channel, method)(b""))
             assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
