@@ -20,6 +20,7 @@ from headrace.server.rpc import wire
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
+from headrace.server.telemetry.watch import Watch
 from headrace.stream.v1 import stream_pb2 as stream_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -60,6 +61,7 @@ def build(
     streams: StreamService,
     health_: Health,
     max_message_bytes: int,
+    watch: Watch,
 ) -> grpc.aio.Server:
     """A server with everything registered and no port yet."""
     server = grpc.aio.server(
@@ -81,7 +83,11 @@ def build(
         ]
     )
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_SERVICE.full_name, _handlers(inference, control)),)
+        (
+            grpc.method_handlers_generic_handler(
+                _SERVICE.full_name, _handlers(inference, control, watch)
+            ),
+        )
     )
     server.add_generic_rpc_handlers((_stream_handler(streams),))
     health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, server)
@@ -89,14 +95,18 @@ def build(
     return server
 
 
-def _handlers(inference: InferenceService, control: ControlService) -> dict[str, Any]:
+def _handlers(inference: InferenceService, control: ControlService, watch: Watch) -> dict[str, Any]:
     """A handler for every method that the protocol has."""
     handlers: dict[str, Any] = {}
     for method in _SERVICE.methods:
         if method.name in ("ModelInfer", "ModelStreamInfer"):
             continue
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            guarded(getattr(control, method.name, control.unsupported)),
+            guarded(
+                getattr(control, method.name, control.unsupported),
+                watch,
+                f"{_SERVICE.full_name}/{method.name}",
+            ),
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,
         )

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -16,8 +17,15 @@ from headrace.server import errors
 from headrace.server.rpc import codec
 from headrace.server.rpc.wire import WireRequest
 from headrace.server.streams.sequences import Sequences
+from headrace.server.telemetry.watch import Watch
 
 _log = logging.getLogger(__name__)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MODEL_INFER, MODEL_STREAM_INFER = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelStreamInfer"
+
+# A context tells its status as a number.
+_STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 # Requests of one stream that may be in flight; beyond that the stream is not read, and HTTP/2's
 # flow control holds its sender back.
@@ -38,8 +46,9 @@ else:
 class InferenceService:
     """Answers ModelInfer and ModelStreamInfer."""
 
-    def __init__(self, sequences: Sequences) -> None:
+    def __init__(self, sequences: Sequences, watch: Watch) -> None:
         self._sequences = sequences
+        self._watch = watch
         self._draining = False
         self.outcomes: Counter[str] = Counter()
         self._last_arrival = time.monotonic()
@@ -80,21 +89,29 @@ class InferenceService:
         return codec.encode(wire.message, result)
 
     async def model_infer(self, wire: Received, context: Context) -> pb.ModelInferResponse:
-        arrival = time.monotonic()
+        asked = named_in(wire)
+        call = self._watch.begin(MODEL_INFER, context.invocation_metadata() or (), asked[0])
         try:
-            remaining, caller = context.time_remaining(), caller_of(context)
-            return await self.answer(wire, arrival, remaining, caller)
+            remaining, call.caller = context.time_remaining(), caller_of(context)
+            response = await self.answer(wire, call.arrival, remaining, call.caller)
+        except asyncio.CancelledError:
+            self._watch.cancelled(call, *asked)
+            raise
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
+            self._watch.failed(call, error, *asked)
             await abort(context, error)
+        self._watch.answered(call, response.model_name, response.model_version)
+        return response
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
-        stream = _Stream(self, context)
-        self._streams.add(stream)
-        try:
-            await stream.serve()
-        finally:
-            self._streams.discard(stream)
-            stream.close()
+        async with watched(self._watch, MODEL_STREAM_INFER, context):
+            stream = _Stream(self, context)
+            self._streams.add(stream)
+            try:
+                await stream.serve()
+            finally:
+                self._streams.discard(stream)
+                stream.close()
 
 
 class _Stream:
@@ -179,6 +196,33 @@ class _Stream:
             await self._context.write(answer)
 
 
+def named_in(wire: Received) -> tuple[str, str]:
+    """The model and version that a request names."""
+    if not isinstance(wire, WireRequest):
+        return "", ""
+    return wire.message.model_name, wire.message.model_version
+
+
+@asynccontextmanager
+async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[None]:
+    """One call, of its whole length, around what answers it or raises the status it ends with."""
+    call = watch.begin(method, context.invocation_metadata() or ())
+    call.caller = caller_of(context)
+    try:
+        yield
+    except asyncio.CancelledError:
+        watch.cancelled(call)
+        raise
+    except grpc.aio.AbortError:
+        status: Any = context.code()
+        watch.aborted(call, _STATUS_NAMES.get(status, "UNKNOWN"), context.details())
+        raise
+    except Exception as error:
+        watch.failed(call, error)
+        raise
+    watch.answered(call)
+
+
 def caller_of(context: Context) -> str:
     """Who calls: by the call's metadata, else the connection it came on."""
     for key, value in context.invocation_metadata() or ():
@@ -219,15 +263,16 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 
 def guarded(
-    method: Callable[[Any], Awaitable[Any]],
+    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str
 ) -> Callable[[Any, Context], Awaitable[Any]]:
-    """A unary handler of `method`, which raises the errors of the table."""
+    """A unary handler of `method`, which raises the errors of the table. `name`: in full."""
 
     async def handler(request: Any, context: Context) -> Any:
         try:
-            if isinstance(request, errors.InvalidInput):
-                raise request
-            return await method(request)
+            async with watched(watch, name, context):
+                if isinstance(request, errors.InvalidInput):
+                    raise request
+                return await method(request)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
 
