@@ -54,8 +54,8 @@ class Metrics:
         self._samples = samples
         self._outcomes = outcomes
         self._streams = streams
-        self._calls = calls or Calls()
-        self._devices = devices or Devices(None)
+        self._calls = Calls() if calls is None else calls
+        self._devices = Devices(None) if devices is None else devices
         self._triton = triton
 
     def collect(self) -> Families:

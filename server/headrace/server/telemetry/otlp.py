@@ -48,7 +48,7 @@ _EXPORTERS = {
 }
 _INTERVAL_MS = 60_000.0
 # A receiver that does not answer holds a stopping server up for no longer.
-_LAST_WORDS_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 3.0
 
 
 def exporter(signal: str, environment: Mapping[str, str]) -> Any:

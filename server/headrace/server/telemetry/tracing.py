@@ -32,6 +32,7 @@ from headrace.server.telemetry.sampling import Metadata, Sampling, traceparent_o
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _LONGEST_KEY = 500
+_CLOCK_SET_NS = 1_000_000
 # Statuses by which a server says that it, and not its caller, is at fault: OpenTelemetry's semantic
 # conventions for gRPC.
 _OUR_FAULT = frozenset(
@@ -71,7 +72,7 @@ class Tracing:
             span.set_attribute("error.type", status)
         if status in _OUR_FAULT:
             span.set_status(Status(StatusCode.ERROR, error))
-        span.end()
+        span.end(_date(time.monotonic()))
 
     def observer(self, model: str, version: str) -> Observer:
         """For the runner of a version."""
@@ -186,6 +187,20 @@ def _finish(span: Span, completion: Completion, now: float) -> None:
     span.end(_date(now))
 
 
-def _date(moment: float) -> int:
-    """Nanoseconds since the epoch of a moment of the monotonic clock, which is not long past."""
-    return time.time_ns() - int((time.monotonic() - moment) * 1e9)
+class _Dates:
+    """Moments of the monotonic clock as nanoseconds since the epoch, in the same order.
+
+    The difference of the two clocks is looked up once, and again when the other one was set.
+    """
+
+    def __init__(self) -> None:
+        self._difference = time.time_ns() - time.monotonic_ns()
+
+    def __call__(self, moment: float) -> int:
+        difference = time.time_ns() - time.monotonic_ns()
+        if abs(difference - self._difference) > _CLOCK_SET_NS:
+            self._difference = difference
+        return int(moment * 1e9) + self._difference
+
+
+_date = _Dates()
