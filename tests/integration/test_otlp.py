@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,6 +22,7 @@ from support.server import RunningServer
 METHOD = "inference.GRPCInferenceService/ModelInfer"
 PARENT = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 SAMPLED, UNSAMPLED = (f"00-{PARENT[0]}-{PARENT[1]}-{flags}" for flags in ("01", "00"))
+TRACED, UNTRACED = (("traceparent", SAMPLED),), (("traceparent", UNSAMPLED),)
 SERVER_KIND, ERROR = 2, 2
 
 
@@ -72,7 +74,7 @@ def test_a_call_is_traced_from_its_caller_to_its_run(
 ) -> None:
     with serving(tmp_path, receiver, protocol, OTEL_SERVICE_NAME="lab-server") as running:
         with stub(running) as client:
-            client.ModelInfer(request(), metadata=[("traceparent", SAMPLED)])
+            client.ModelInfer(request(), metadata=TRACED)
         receiver.until(lambda: len(receiver.spans) >= 4)
     (call,), (queue,) = receiver.named(METHOD), receiver.named("queue")
     (batch,), (run,) = receiver.named("batch"), receiver.named("executor")
@@ -101,9 +103,7 @@ def test_a_batch_is_linked_with_each_of_its_requests(
     with serving(tmp_path, receiver) as running:
         with stub(running) as client:
             # While the first runs the others gather.
-            blocker = client.ModelInfer.future(
-                request(steps=models.ENDLESS), metadata=[("traceparent", UNSAMPLED)]
-            )
+            blocker = client.ModelInfer.future(request(steps=models.ENDLESS), metadata=UNTRACED)
             _until_metric(running, "headrace_executors_busy", 1)
             waiting = [client.ModelInfer.future(request()) for _ in range(3)]
             _until_metric(running, "headrace_queue_requests", 3)
@@ -137,8 +137,8 @@ def test_callers_decide_and_a_share_of_the_rest(tmp_path: pathlib.Path, receiver
         for parent in (UNSAMPLED, "", "00-nonsense-01"):
             metadata = [("traceparent", parent)] if parent else []
             client.ModelInfer(request(), metadata=metadata)
-        client.ModelInfer(request(), metadata=[("traceparent", SAMPLED)])
-        client.ModelInfer(request(), metadata=[("traceparent", UNSAMPLED)])
+        client.ModelInfer(request(), metadata=TRACED)
+        client.ModelInfer(request(), metadata=UNTRACED)
     assert [span.trace_id for span in receiver.named(METHOD)] == [PARENT[0]]
     assert len(receiver.named("batch")) == 1
 
@@ -165,9 +165,7 @@ def test_what_failed_says_so(tmp_path: pathlib.Path, receiver: Receiver) -> None
 
 def test_a_caller_who_leaves_has_a_queue_span(tmp_path: pathlib.Path, receiver: Receiver) -> None:
     with serving(tmp_path, receiver) as running, stub(running) as client:
-        blocker = client.ModelInfer.future(
-            request(steps=models.ENDLESS), metadata=[("traceparent", UNSAMPLED)]
-        )
+        blocker = client.ModelInfer.future(request(steps=models.ENDLESS), metadata=UNTRACED)
         _until_metric(running, "headrace_executors_busy", 1)
         leaving = client.ModelInfer.future(request())
         _until_metric(running, "headrace_queue_requests", 1)
@@ -224,7 +222,7 @@ def test_a_receiver_that_is_away_holds_nobody_up(tmp_path: pathlib.Path) -> None
     away = Receiver(grpc="http://127.0.0.1:1")
     with serving(tmp_path, away) as running, Client(running.grpc) as client:
         zero = np.zeros(1, np.int64)
-        inputs = {"x": np.ones((1, 1), np.float32), "steps": zero, "index": zero}
+        inputs: dict[str, Any] = {"x": np.ones((1, 1), np.float32), "steps": zero, "index": zero}
         assert client.infer("lab", inputs)["picked"][0] == 100
 
 
@@ -235,3 +233,34 @@ def test_what_cannot_be_had_is_said_and_nothing_else(tmp_path: pathlib.Path) -> 
         (line,) = [r for r in running.log() if "OpenTelemetry" in r["message"]]
         assert "OTEL_TRACES_SAMPLER" in line["message"]
         assert "'sometimes'" in line["message"]
+
+
+def change(
+    client: pb_grpc.GRPCInferenceServiceStub, model: str = "", **settings: str
+) -> dict[str, str]:
+    """What TraceSetting says, asked to change `settings`; empty ones have no value."""
+    message = pb.TraceSettingRequest(model_name=model)
+    for key, value in settings.items():
+        message.settings[key].value.extend([value] if value else [])
+    found = client.TraceSetting(message).settings
+    return {key: found[key].value[0] for key in ("trace_level", "trace_rate", "trace_count")}
+
+
+def test_sampling_is_changed_while_the_server_runs(
+    tmp_path: pathlib.Path, receiver: Receiver
+) -> None:
+    share = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.001"}
+    start = {"trace_level": "TIMESTAMPS", "trace_rate": "1000", "trace_count": "-1"}
+    with serving(tmp_path, receiver, **share) as running, stub(running) as client:
+        assert change(client) == start
+        assert change(client, trace_level="OFF") == start | {"trace_level": "OFF"}
+        client.ModelInfer(request(), metadata=TRACED)
+        own = change(client, "lab", trace_level="TIMESTAMPS", trace_rate="1", trace_count="2")
+        assert own == {"trace_level": "TIMESTAMPS", "trace_rate": "1", "trace_count": "2"}
+        for _ in range(4):
+            client.ModelInfer(request())
+        assert change(client, "lab")["trace_count"] == "0"
+        cleared = change(client, "lab", trace_level="", trace_rate="", trace_count="")
+        assert cleared == change(client)
+        assert change(client, trace_level="") == start
+    assert len(receiver.named(METHOD)) == 2

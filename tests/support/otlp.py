@@ -128,7 +128,10 @@ class _Metrics(MetricsServiceServicer):
 
 
 def _handler(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
-    kinds = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
+    kinds: dict[str, Any] = {
+        "/v1/traces": ExportTraceServiceRequest,
+        "/v1/metrics": ExportMetricsServiceRequest,
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -151,8 +154,8 @@ def receiving() -> Iterator[Receiver]:
     """A receiver that listens inside the block."""
     receiver = Receiver()
     over_grpc = grpc.server(futures.ThreadPoolExecutor(2))
-    add_TraceServiceServicer_to_server(_Traces(receiver), over_grpc)
-    add_MetricsServiceServicer_to_server(_Metrics(receiver), over_grpc)
+    add_TraceServiceServicer_to_server(_Traces(receiver), over_grpc)  # type: ignore[no-untyped-call]
+    add_MetricsServiceServicer_to_server(_Metrics(receiver), over_grpc)  # type: ignore[no-untyped-call]
     receiver.grpc = f"http://127.0.0.1:{over_grpc.add_insecure_port('127.0.0.1:0')}"
     over_grpc.start()
     over_http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(receiver))
