@@ -162,3 +162,13 @@ def test_off_counts_how_calls_end_and_no_more(tmp_path: pathlib.Path, folder: pa
     assert said.inference_count == 0
     assert scrape.value("headrace_calls_total", reason="OK") == 4
     assert scrape.value("headrace_rows_total", **LAB) == 0
+
+
+def test_top_shows_the_models(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:
+    with server.serving(tmp_path / "log", folder) as running:
+        drive(running)
+        wide = {"COLUMNS": "200"}
+        shown = server.run("top", running.http, "--once", "--interval=0.1", environment=wide)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "lab 1" in shown.stdout
+    assert "rows/batch" in shown.stdout

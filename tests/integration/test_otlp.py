@@ -135,7 +135,7 @@ def test_callers_decide_and_a_share_of_the_rest(tmp_path: pathlib.Path, receiver
     none = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
     with serving(tmp_path, receiver, **none) as running, stub(running) as client:
         for parent in (UNSAMPLED, "", "00-nonsense-01"):
-            metadata = [("traceparent", parent)] if parent else []
+            metadata = (("traceparent", parent),) if parent else ()
             client.ModelInfer(request(), metadata=metadata)
         client.ModelInfer(request(), metadata=TRACED)
         client.ModelInfer(request(), metadata=UNTRACED)
