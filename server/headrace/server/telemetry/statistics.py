@@ -57,12 +57,8 @@ class ModelStatistics(Observer):
     """
 
     def __init__(self) -> None:
-        self.success = Duration()
         self.fail = Duration()
-        self.queue = Duration()
-        self.input = Duration()
-        self.infer = Duration()
-        self.output = Duration()
+        self._seconds = self._input_seconds = self._infer_seconds = self._output_seconds = 0.0
         self.sizes: dict[int, BatchSize] = {}
         self.reasons: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
@@ -129,14 +125,34 @@ class ModelStatistics(Observer):
         self.padding_elements += padding_elements
 
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
-        self.success.add(now - request.arrival)
-        queued = request.started - request.arrival
-        self.queue.add(queued)
-        self.queued.observe(queued)
-        self.input.add(completion.input_seconds)
-        self.infer.add(completion.infer_seconds)
-        self.output.add(completion.output_seconds)
+        # Once for each request: sums alone, the histogram has the count.
+        arrival = request.arrival
+        self.queued.observe(request.started - arrival)
+        self._seconds += now - arrival
+        self._input_seconds += completion.input_seconds
+        self._infer_seconds += completion.infer_seconds
+        self._output_seconds += completion.output_seconds
         self.rows += request.rows
+
+    @property
+    def success(self) -> Duration:
+        return Duration(self.queued.count, self._seconds)
+
+    @property
+    def queue(self) -> Duration:
+        return Duration(self.queued.count, self.queued.sum)
+
+    @property
+    def input(self) -> Duration:
+        return Duration(self.queued.count, self._input_seconds)
+
+    @property
+    def infer(self) -> Duration:
+        return Duration(self.queued.count, self._infer_seconds)
+
+    @property
+    def output(self) -> Duration:
+        return Duration(self.queued.count, self._output_seconds)
 
 
 @dataclass(slots=True)

@@ -53,6 +53,7 @@ class Watch:
         self.resolve: Resolve = lambda model, version: ("", "")
         self._on = on
         self._access_log = access_log
+        self._counts_only = on and not access_log
 
     def begin(self, method: str, metadata: Metadata, model: str = "") -> Call:
         """`method` is a full name, package.Service/Method; `model` what the caller calls it."""
@@ -63,7 +64,10 @@ class Watch:
 
     def answered(self, call: Call, model: str = "", version: str = "") -> None:
         """`model` and `version` as the server has them; empty for calls that concern none."""
-        self._ended(call, model, version, "OK", "")
+        if self._counts_only and call.span is None:  # as nearly always
+            self.calls.ended((call.method, model, version, "OK"), time.monotonic() - call.arrival)
+        else:
+            self._ended(call, model, version, "OK", "")
 
     def failed(self, call: Call, error: Exception, model: str = "", version: str = "") -> None:
         """`model` and `version` in the caller's words."""
