@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -144,6 +145,37 @@ def test_calls_by_method_model_version_and_status(
     )
     assert inferred == scrape.total("headrace_calls_total") == 11
     assert not [s for s in scrape.samples if s.name.startswith("nv_")]
+
+
+def test_streams_are_calls_with_the_status_they_end_with(
+    tmp_path: pathlib.Path, folder: pathlib.Path
+) -> None:
+    def requests(*indices: int) -> Iterator[pb.ModelInferRequest]:
+        for index in indices:
+            message = pb.ModelInferRequest(model_name="lab")
+            for name, array in lab(index).items():
+                datatype = "FP32" if name == "x" else "INT64"
+                message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+                message.raw_input_contents.append(array.tobytes())
+            yield message
+
+    strict = (("triton_grpc_error", "true"),)
+    with (
+        server.serving(tmp_path / "log", folder) as running,
+        grpc.insecure_channel(running.grpc) as channel,
+    ):
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        assert len(list(stub.ModelStreamInfer(requests(0, 99, 0)))) == 3
+        with pytest.raises(grpc.RpcError):
+            list(stub.ModelStreamInfer(requests(99), metadata=strict))
+        name = "rpc_server_call_duration_seconds_count"
+        which = {"rpc_method": "inference.GRPCInferenceService/ModelStreamInfer"}
+        # Its caller knows how a stream ended before it has ended here.
+        while (scrape := Scrape(running)).total(name, **which) < 2:
+            pass
+    assert scrape.value(name, **which, rpc_response_status_code="OK") == 1
+    assert scrape.value(name, **which, rpc_response_status_code="INTERNAL") == 1
+    assert scrape.value("headrace_requests_total", **LAB, outcome="answered") == 2
 
 
 def test_a_line_for_each_call_where_wished(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:

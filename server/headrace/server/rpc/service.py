@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL_INFER, MODEL_STREAM_INFER = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelStreamInfer"
 
-# A context tells its status as a number.
-_STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+# A context tells its status as gRPC's constant or as its number, by the way it was set.
+_STATUS_NAMES = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])}
 
 # Requests of one stream that may be in flight; beyond that the stream is not read, and HTTP/2's
 # flow control holds its sender back.

@@ -130,6 +130,8 @@ class BatchSpans(Observer):
         _finish(span, completion, now)
         for request, member in members:
             self._wait(member, request, batch.started, "", span)
+            if not member.is_recording():  # a stream that has ended, and its session goes on
+                continue
             member.add_link(span.get_span_context())
             for key, value in attributes.items():
                 member.set_attribute(key, value)
