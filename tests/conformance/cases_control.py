@@ -41,8 +41,8 @@ def server_metadata(env: Env) -> None:
     assert metadata.name == "headrace"
     assert metadata.version
     offered = {"classification", "model_repository", "model_configuration", "statistics"}
-    assert offered <= set(metadata.extensions)
-    assert not {"system_shared_memory", "cuda_shared_memory", "trace"} & set(metadata.extensions)
+    assert offered | {"trace", "logging"} <= set(metadata.extensions)
+    assert not {"system_shared_memory", "cuda_shared_memory"} & set(metadata.extensions)
 
 
 @case
@@ -374,10 +374,7 @@ NOT_OFFERED: dict[str, Callable[[Any], Any]] = {
     "get_cuda_shared_memory_status": lambda c: c.get_cuda_shared_memory_status(),
     "register_cuda_shared_memory": lambda c: c.register_cuda_shared_memory("a", b"bb==", 0, 8),
     "unregister_cuda_shared_memory": lambda c: c.unregister_cuda_shared_memory(),
-    "get_trace_settings": lambda c: c.get_trace_settings(),
     "update_trace_settings": lambda c: c.update_trace_settings(settings={"trace_rate": "1"}),
-    "get_log_settings": lambda c: c.get_log_settings(),
-    "update_log_settings": lambda c: c.update_log_settings(settings={"log_info": True}),
 }
 
 
@@ -421,3 +418,42 @@ def a_load_goes_on_when_its_caller_leaves(env: Env) -> None:
     assert call.cancel()
     wait_for(lambda: _state(env, name) == "READY", "READY")
     assert env.stub.ModelInfer(env.lab(name)).model_name == name
+
+
+@case
+def log_settings(env: Env) -> None:
+    before = env.client.get_log_settings(as_json=True)["settings"]
+    assert set(before) == {
+        "log_file", "log_info", "log_warning", "log_error", "log_verbose_level", "log_format"
+    }  # fmt: skip
+    assert before["log_error"] == {"bool_param": True}
+    changed = {"log_verbose_level": 1, "log_format": "ISO8601"}
+    after = env.client.update_log_settings(changed, as_json=True)["settings"]
+    assert after["log_verbose_level"] == {"uint32_param": 1}
+    assert after["log_format"] == {"string_param": "ISO8601"}
+    env.client.update_log_settings({"log_verbose_level": 0, "log_format": "default"})
+    assert env.client.get_log_settings(as_json=True)["settings"] == before
+    for key, kind, value in (
+        ("log_file", "string_param", "/tmp/x"),
+        ("log_format", "string_param", "binary"),
+        ("log_info", "uint32_param", 1),
+        ("log_everything", "bool_param", True),
+    ):
+        wrong = env.pb.LogSettingsRequest()
+        setattr(wrong.settings[key], kind, value)
+        wrong.settings["log_error"].bool_param = False
+        found = failure(env.stub.LogSettings, wrong)
+        assert found.code == grpc.StatusCode.INVALID_ARGUMENT, key
+        assert key in found.message, found
+    assert env.client.get_log_settings(as_json=True)["settings"] == before
+
+
+@case
+def trace_settings_where_traces_go_nowhere(env: Env) -> None:
+    settings = env.client.get_trace_settings(as_json=True)["settings"]
+    assert settings["trace_level"] == {"value": ["OFF"]}
+    change = env.pb.TraceSettingRequest()
+    change.settings["trace_rate"].value.append("5")
+    assert failure(env.stub.TraceSetting, change).code == grpc.StatusCode.UNIMPLEMENTED
+    unknown = env.pb.TraceSettingRequest(model_name="nothing")
+    assert failure(env.stub.TraceSetting, unknown).code == grpc.StatusCode.NOT_FOUND

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from headrace.server.config import Settings
-from headrace.server.errors import LoadFailed
+from headrace.server.errors import LoadFailed, ModelNotFound, ModelUnavailable
 from headrace.server.executors.session import Provider
 from headrace.server.http import HttpServer
 from headrace.server.models.plan_cache import plan_cache
@@ -29,7 +30,10 @@ from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.manager import SessionManager
 from headrace.server.streams.sequences import Sequences
 from headrace.server.streams.terms import StreamLimits
+from headrace.server.telemetry.devices import Devices
+from headrace.server.telemetry.export import configured
 from headrace.server.telemetry.metrics import Metrics, Sample
+from headrace.server.telemetry.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -65,23 +69,46 @@ class App:
         """Raises ConfigurationError when the models' paths hold no models, or the engine that calls
         are to come by is not installed."""
         self.settings = settings
-        self._host = Host(Provider(settings.provider), plan_cache(settings.cache_dir))
+        self._otlp = configured(os.environ)
+        self._watch = Watch(
+            self._otlp.tracing if self._otlp else None,
+            on=settings.telemetry == "on",
+            access_log=settings.access_log,
+        )
+        cache = plan_cache(settings.cache_dir)
+        self._host = Host(Provider(settings.provider), cache, watch=self._watch)
         self._pressure: Pressure | None = None
         self.registry = Registry(Catalogue(settings.models), self._host)
         self.stuck = False
         self._ready = False
         self._health = rpc.Health()
         self.registry.listener = self._health
+        self._watch.resolve = self._served_by
         budget = StateBudget(settings.max_state_bytes)
         self._sequences = Sequences(self.registry, budget, settings.sequence_idle_seconds)
-        self._inference = InferenceService(self._sequences)
+        self._inference = InferenceService(self._sequences, self._watch)
         sessions = SessionManager(
             self.registry, _stream_limits(settings), budget, encode_delivery, time.monotonic
         )
-        self._metrics = Metrics(self._samples, self._inference.outcomes, sessions.statistics)
-        control = ControlService(self.registry, self.is_ready)
-        self._streams = StreamService(sessions)
-        self._grpc = rpc.build(self._inference, control, self._streams, self._health, settings)
+        self._metrics = Metrics(
+            self._samples,
+            self._inference.outcomes,
+            sessions.statistics,
+            self._watch.calls,
+            Devices(),
+            triton=settings.triton_metrics,
+        )
+        sampling = self._watch.tracing.sampling if self._watch.tracing else None
+        control = ControlService(self.registry, self.is_ready, sampling)
+        self._streams = StreamService(sessions, self._watch)
+        self._grpc = rpc.build(
+            self._inference,
+            control,
+            self._streams,
+            self._health,
+            settings,
+            self._watch,
+        )
         self._http = HttpServer(self.registry, self._metrics, self.is_ready)
 
     def is_ready(self) -> bool:
@@ -104,6 +131,8 @@ class App:
             reasons = [f"{entry.name}: {entry.reason}" for entry in self.registry.index()]
             raise LoadFailed("no model could be loaded: " + "; ".join(reasons))
         self._pressure = Pressure(self._host.device)
+        if self._otlp is not None:
+            self._otlp.start(self._metrics.collect)
         self._ready = True
         await self._health.ready()
         return Addresses(settings.host, grpc_port, http_port)
@@ -126,6 +155,8 @@ class App:
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
         self._sequences.close()
+        if self._otlp is not None:
+            await self._otlp.stop()
         self._metrics.close()
         if self._pressure is not None:
             self._pressure.close()
@@ -159,9 +190,25 @@ class App:
 
     def _samples(self) -> list[Sample]:
         return [
-            (model.spec.name, model.spec.version, model.statistics, model.runner.state)
+            Sample(
+                model.spec.name,
+                model.spec.version,
+                model.statistics,
+                model.runner.state,
+                model.costs,
+            )
             for model in self.registry.ready_models()
         ]
+
+    def _served_by(self, name: str, version: str) -> tuple[str, str]:
+        """The name and version that answer to what a caller says. A model that is known and does
+        not serve has no version; a name that nobody knows is not repeated."""
+        try:
+            return name, self.registry.get(name, version).spec.version
+        except ModelUnavailable:
+            return name, ""
+        except ModelNotFound:
+            return "", ""
 
 
 def _stream_limits(settings: Settings) -> StreamLimits:

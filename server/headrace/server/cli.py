@@ -1,4 +1,4 @@
-"""The command line: `headrace serve`, `demo`, `inspect` and `bench`."""
+"""The command line: `headrace serve`, `demo`, `inspect`, `top` and `bench`."""
 
 from __future__ import annotations
 
@@ -84,10 +84,28 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect, parser=inspect)
     inspect.add_argument("model", type=pathlib.Path, metavar="MODEL")
     inspect.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
+    top = commands.add_parser("top", help="what a running server does, refreshed each second")
+    top.set_defaults(run=_top, parser=top)
+    top.add_argument(
+        "address",
+        nargs="?",
+        default="127.0.0.1:8002",
+        metavar="ADDRESS",
+        help="host:port of its HTTP port (default 127.0.0.1:8002)",
+    )
+    top.add_argument("--interval", type=_interval, default=1.0, help="seconds (default 1)")
+    top.add_argument("--once", action="store_true", help="print it once, after one interval")
     commands.add_parser(
         "bench", help="load-test any server of the protocol; bench --help tells more"
     )
     return parser
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not 0.05 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected 0.05 to 3600 seconds, got {text}")
+    return seconds
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +171,12 @@ def _inspect(namespace: argparse.Namespace) -> int:
     from headrace.server.inspect import main as inspect
 
     return inspect(namespace.model, namespace.provider)
+
+
+def _top(namespace: argparse.Namespace) -> int:
+    from headrace.server.top import main as top
+
+    return top(namespace.address, namespace.interval, once=namespace.once)
 
 
 if __name__ == "__main__":

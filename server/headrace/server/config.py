@@ -80,6 +80,13 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"
     )
+    access_log: bool = Field(default=False, description="log a line for each call")
+    telemetry: Literal["on", "off"] = Field(
+        default="on", description="off: requests, batches and calls are not counted"
+    )
+    triton_metrics: bool = Field(
+        default=False, description="metrics by Triton's names, nv_inference_*, beside our own"
+    )
 
 
 def load_settings(

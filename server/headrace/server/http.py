@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
@@ -9,6 +10,7 @@ from aiohttp import web
 from headrace.server.errors import ServerError, row_of
 from headrace.server.models.registry import Registry
 from headrace.server.telemetry.metrics import Metrics
+from headrace.server.telemetry.prometheus import PrometheusText
 
 
 class HttpServer:
@@ -18,6 +20,7 @@ class HttpServer:
         self._registry = registry
         self._metrics = metrics
         self._is_ready = is_ready
+        self._text = PrometheusText()
         app = web.Application()
         app.router.add_get("/v2/health/live", self._live)
         app.router.add_get("/v2/health/ready", self._ready)
@@ -59,5 +62,6 @@ class HttpServer:
         return web.Response(text="ready\n")
 
     async def _metrics_text(self, _: web.Request) -> web.Response:
-        text = self._metrics.prometheus()
+        # Read here, where nothing changes meanwhile; written elsewhere, where nobody waits for it.
+        text = await asyncio.to_thread(self._text.write, self._metrics.collect())
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -21,6 +21,7 @@ from headrace.server.models.served import Host
 from headrace.server.rpc.service import InferenceService
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.sequences import Sequences
+from headrace.server.telemetry.watch import Watch
 from server import graphs
 
 # More than this many of a thousand requests would be a habit.
@@ -43,7 +44,7 @@ async def registry(repository: pathlib.Path) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 def service(registry: Registry) -> InferenceService:
-    return InferenceService(Sequences(registry, StateBudget(1 << 20), 60.0))
+    return InferenceService(Sequences(registry, StateBudget(1 << 20), 60.0), Watch())
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ async def test_a_request_leaves_nothing_for_the_collector(service: InferenceServ
         await asyncio.gather(*(answer(service, request(n)) for n in range(8)))
     gc.collect()
     for _ in range(125):
-        begun = [service.begin(request(n), time.monotonic(), None, "") for n in range(8)]
+        begun = [service.begin_call(request(n), (), None, "") for n in range(8)]
         await asyncio.wait([b.future for b in begun])
         for one in begun:
             service.finish(one)

@@ -11,8 +11,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-from headrace.server.telemetry.logs import JsonFormatter, configure
+from headrace.server.telemetry.current import CURRENT
+from headrace.server.telemetry.logs import (
+    ACCESS_NAME,
+    ALIKE,
+    EQUAL,
+    PERIOD,
+    HumanFormatter,
+    JsonFormatter,
+    RepeatFilter,
+    configure,
+)
 
 LOG = logging.getLogger("headrace.test")
 
@@ -88,3 +99,69 @@ def test_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
     LOG.debug("fine print")
     assert "fine print" in loud.getvalue()
     assert "fine print" not in quiet.getvalue()
+
+
+def lines(output: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def record(message: str, *arguments: object) -> logging.LogRecord:
+    return logging.LogRecord("n", logging.WARNING, "f", 1, message, arguments, None)
+
+
+def test_what_repeats_itself_is_counted() -> None:
+    now = 100.0
+    only = RepeatFilter(lambda: now)
+    assert [only.filter(record("no")) for _ in range(EQUAL + 7)].count(True) == EQUAL
+    assert only.filter(record("something else"))
+    now += PERIOD
+    late = record("no")
+    assert only.filter(late)
+    assert json.loads(JsonFormatter().format(late))["suppressed"] == 7
+    assert "7 more" in HumanFormatter(iso=False).format(late)
+    following = record("no")
+    assert only.filter(following)
+    assert "suppressed" not in json.loads(JsonFormatter().format(following))
+
+
+def test_one_statement_cannot_flood_the_log_by_saying_it_in_other_words() -> None:
+    only = RepeatFilter(lambda: 100.0)
+    passed = [only.filter(record("request %d failed", n)) for n in range(ALIKE * 3)]
+    assert passed.count(True) == ALIKE
+
+
+def test_lines_of_calls_all_pass() -> None:
+    only = RepeatFilter(lambda: 100.0)
+    access = logging.LogRecord(ACCESS_NAME, logging.INFO, "f", 1, "call", (), None)
+    assert all(only.filter(access) for _ in range(ALIKE * 3))
+
+
+def test_fields_stand_beside_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = written(monkeypatch, "json")
+    LOG.info("call", extra={"fields": {"status": "OK"}})
+    assert lines(output)[0]["status"] == "OK"
+
+
+def test_levels_are_switched_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", output)
+    log = configure("json", "info")
+    log.change({"log_warning": False, "log_verbose_level": 1})
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        LOG.log(level, "at %d", level)
+    assert [line["level"] for line in lines(output)] == ["debug", "info", "error"]
+    log.change({"log_info": False, "log_error": False, "log_verbose_level": 0})
+    LOG.critical("unheard")
+    assert len(lines(output)) == 3
+
+
+def test_a_line_names_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = written(monkeypatch, "json")
+    context = SpanContext(0xABC, 0x12, is_remote=False)
+    token = CURRENT.set(NonRecordingSpan(context))
+    LOG.info("inside")
+    CURRENT.reset(token)
+    LOG.info("outside")
+    inside, outside = lines(output)
+    assert (inside["trace_id"], inside["span_id"]) == (f"{0xABC:032x}", f"{0x12:016x}")
+    assert "trace_id" not in outside

@@ -11,6 +11,7 @@ from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Reject, Request, Why
 from headrace.batcher.state import Limits, State
 from headrace.server.telemetry.metrics import Metrics, Sample
+from headrace.server.telemetry.prometheus import PrometheusText
 from headrace.server.telemetry.statistics import ModelStatistics
 
 Labels = frozenset[tuple[str, str]]
@@ -30,7 +31,8 @@ def metrics(samples: list[Sample]) -> Iterator[Metrics]:
 
 def scrape(metrics: Metrics) -> dict[str, dict[Labels, float]]:
     found: dict[str, dict[Labels, float]] = {}
-    for family in text_string_to_metric_families(metrics.prometheus().decode()):
+    text = PrometheusText().write(metrics.collect()).decode()
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.startswith("headrace"):
                 found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
@@ -62,7 +64,7 @@ def busy() -> Sample:
     for size in (7, 50, 900):
         state.enqueue(Request("key", None, 10.0, 1, size))
     state.running["two"] = batch
-    return "m", "3", figures, state
+    return Sample("m", "3", figures, state)
 
 
 def test_every_figure_is_scraped_as_it_was_counted(metrics: Metrics, samples: list[Sample]) -> None:
@@ -104,7 +106,7 @@ def test_it_is_read_at_each_collection(metrics: Metrics, samples: list[Sample]) 
 
 
 def test_versions_are_told_apart(metrics: Metrics, samples: list[Sample]) -> None:
-    samples += [busy(), ("m", "4", ModelStatistics(), State({"one": "cpu"}, Limits()))]
+    samples += [busy(), Sample("m", "4", ModelStatistics(), State({"one": "cpu"}, Limits()))]
     assert scrape(metrics)["headrace_rows_total"] == {labels(): 4, labels(version="4"): 0}
 
 
@@ -119,4 +121,4 @@ def test_two_servers_in_one_process_do_not_share_metrics(
 
 
 def test_the_process_is_measured_too(metrics: Metrics) -> None:
-    assert b"process_resident_memory_bytes" in metrics.prometheus()
+    assert b"process_resident_memory_bytes" in PrometheusText().write(metrics.collect())

@@ -30,6 +30,7 @@ from headrace.server.models.probe import Verdict, probe, probe_fixed
 from headrace.server.models.profile import synthetic_rows
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
+from headrace.server.telemetry.watch import Watch
 
 # Bounds only: the size of each batch is chosen by what the model was measured to cost.
 _WARM_UP_RUNS = 2
@@ -41,12 +42,13 @@ class Host:
     """What all models of a server have in common.
 
     provider: where a model runs unless its configuration says. cache: where measured plans are
-    kept, None for nowhere. device: counts what runs.
+    kept, None for nowhere. device: counts what runs. watch: is told what becomes of requests.
     """
 
     provider: Provider = Provider.AUTO
     cache: PlanCache | None = None
     device: Device = field(default_factory=Device)
+    watch: Watch = field(default_factory=Watch)
 
 
 def make_policy(options: ModelOptions) -> Policy:
@@ -72,7 +74,7 @@ class Opened:
 class ServedModel:
     """One version of a model, ready to run. Build it with `load`, inside the event loop."""
 
-    def __init__(self, opened: Opened, options: ModelOptions, device: Device) -> None:
+    def __init__(self, opened: Opened, options: ModelOptions, host: Host) -> None:
         self.spec = spec = opened.spec
         self.options = options
         self.plan = opened.plan
@@ -88,8 +90,9 @@ class ServedModel:
         limits = Limits(max_batch_rows=spec.max_batch_size)
         if options.max_queued_requests:
             limits = replace(limits, max_queued_requests=options.max_queued_requests)
+        observer = host.watch.observer(spec.name, spec.version, self.statistics)
         self.runner = Runner(
-            self._executors, make_policy(options), limits, time.monotonic, self.statistics, device
+            self._executors, make_policy(options), limits, time.monotonic, observer, host.device
         )
         self.costs = self._learn()
         self.lengths: Lengths | None = None
@@ -149,7 +152,7 @@ async def load(
 ) -> ServedModel:
     """Opens, examines and starts a model. Raises LoadFailed."""
     opened = await asyncio.to_thread(examine, name, version, path, options, host)
-    return ServedModel(opened, options, host.device)
+    return ServedModel(opened, options, host)
 
 
 def examine(

@@ -13,6 +13,8 @@ from headrace.server.models.registry import READY, Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import PLATFORM, TensorSpec
 from headrace.server.rpc.model_config import effective_config
+from headrace.server.rpc.settings import log_settings, trace_setting
+from headrace.server.telemetry.sampling import Sampling
 from headrace.server.telemetry.statistics import Duration
 
 EXTENSIONS = (
@@ -24,15 +26,21 @@ EXTENSIONS = (
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 )
 
 
 class ControlService:
     """The unary methods besides ModelInfer. Each takes a request message and gives its response."""
 
-    def __init__(self, registry: Registry, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, registry: Registry, is_ready: Callable[[], bool], sampling: Sampling | None = None
+    ) -> None:
+        """`sampling`: of traces; None where none are sent."""
         self._registry = registry
         self._is_ready = is_ready
+        self._sampling = sampling
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -111,6 +119,14 @@ class ControlService:
         answer = pb.RepositoryModelUnloadResponse
         return answer.FromString(_kserve_answer(name)) if kserve else answer()
 
+    async def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        return log_settings(request)
+
+    async def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        if request.model_name:
+            self._registry.get(request.model_name)
+        return trace_setting(self._sampling, request)
+
     async def unsupported(self, request: Any) -> Any:
         """The methods of the protocol that are not offered, for now."""
         kind = type(request).__name__.removesuffix("Request")
@@ -123,8 +139,6 @@ class ControlService:
 _NOT_OFFERED = {
     "SystemSharedMemory": "shared memory is not offered, send tensors in the message",
     "CudaSharedMemory": "shared memory is not offered, send tensors in the message",
-    "Trace": "trace settings cannot be changed while the server runs",
-    "Log": "log settings cannot be changed while the server runs",
 }
 
 

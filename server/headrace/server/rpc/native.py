@@ -17,7 +17,6 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,7 @@ class NativeServer:
         self._front: Any = None
         self._folder = ""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, Begun] = {}
 
     def add_insecure_port(self, address: str) -> int:
         """Binds `address` and returns its port. Raises RuntimeError when it cannot be had."""
@@ -95,7 +94,8 @@ class NativeServer:
         try:
             await self._behind.stop(grace)
             if self._waiting:
-                await asyncio.wait(list(self._waiting.values()), timeout=grace)
+                waiting = [begun.future for begun in self._waiting.values()]
+                await asyncio.wait(waiting, timeout=grace)
         finally:
             if self._front is not None:
                 await asyncio.to_thread(self._front.close)
@@ -111,18 +111,15 @@ class NativeServer:
                 return
 
     def _arrived(self, events: Sequence[tuple[Any, ...]]) -> None:
-        now = time.monotonic()
         for kind, call, _, data, caller, details in events:
             if kind == EVENT_CANCEL:  # or its deadline has passed: the front has told the caller
-                future = self._waiting.pop(call, None)
-                if future is not None:
-                    future.cancel()
+                begun = self._waiting.pop(call, None)
+                if begun is not None:
+                    self._inference.left(begun)
             else:
-                self._begin(call, data, now, details[2], caller)
+                self._begin(call, data, details, caller)
 
-    def _begin(
-        self, call: int, data: bytes, now: float, remaining: float | None, caller: str | bytes
-    ) -> None:
+    def _begin(self, call: int, data: bytes, details: tuple[Any, ...], caller: str | bytes) -> None:
         limit = self._max_message_bytes
         if len(data) > limit:
             message = f"SERVER: Received message larger than max ({len(data)} vs. {limit})"
@@ -130,11 +127,12 @@ class NativeServer:
             return
         try:
             name = caller if isinstance(caller, str) else caller.decode()
-            begun = self._inference.begin(data, now, remaining, name)
+            metadata, _, remaining = details
+            begun = self._inference.begin_call(data, metadata, remaining, name)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             self._fail(call, error)
             return
-        self._waiting[call] = begun.future
+        self._waiting[call] = begun
         begun.future.add_done_callback(partial(self._ended, call, begun))
 
     def _ended(self, call: int, begun: Begun, future: asyncio.Future[Any]) -> None:

@@ -21,6 +21,7 @@ from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Engine, choose
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
+from headrace.server.telemetry.watch import Watch
 from headrace.stream.v1 import stream_pb2 as stream_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -59,13 +60,14 @@ def build(
     streams: StreamService,
     health_: Health,
     settings: Settings,
+    watch: Watch,
 ) -> Engine:
     """A server with everything registered and no port yet.
 
     Raises ConfigurationError when the engine that `settings` names cannot be had.
     """
     chosen, limit = choose(settings.rpc_engine), settings.max_message_bytes
-    server = _grpcio(inference, control, streams, health_, limit)
+    server = _grpcio(inference, control, streams, health_, limit, watch)
     if chosen == "grpcio":
         return server
     from headrace.server.rpc.native import NativeServer  # an extra
@@ -79,6 +81,7 @@ def _grpcio(
     streams: StreamService,
     health_: Health,
     max_message_bytes: int,
+    watch: Watch,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
         options=[
@@ -97,7 +100,11 @@ def _grpcio(
         ]
     )
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_SERVICE.full_name, _handlers(inference, control)),)
+        (
+            grpc.method_handlers_generic_handler(
+                _SERVICE.full_name, _handlers(inference, control, watch)
+            ),
+        )
     )
     server.add_generic_rpc_handlers((_stream_handler(streams),))
     health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, server)
@@ -105,14 +112,18 @@ def _grpcio(
     return server
 
 
-def _handlers(inference: InferenceService, control: ControlService) -> dict[str, Any]:
+def _handlers(inference: InferenceService, control: ControlService, watch: Watch) -> dict[str, Any]:
     """A handler for every method that the protocol has."""
     handlers: dict[str, Any] = {}
     for method in _SERVICE.methods:
         if method.name in ("ModelInfer", "ModelStreamInfer"):
             continue
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            guarded(getattr(control, method.name, control.unsupported)),
+            guarded(
+                getattr(control, method.name, control.unsupported),
+                watch,
+                f"{_SERVICE.full_name}/{method.name}",
+            ),
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,
         )

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -20,8 +20,16 @@ from headrace.server.inference import Pending
 from headrace.server.rpc import codec
 from headrace.server.rpc.wire import Reader, WireRequest, delimited
 from headrace.server.streams.sequences import Sequences
+from headrace.server.telemetry.sampling import Metadata
+from headrace.server.telemetry.watch import Call, Watch
 
 _log = logging.getLogger(__name__)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MODEL_INFER, MODEL_STREAM_INFER = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelStreamInfer"
+
+# A context tells its status as gRPC's constant or as its number, by the way it was set.
+_STATUS_NAMES = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])}
 
 # Requests of one stream that may be in flight; beyond that the stream is not read, and HTTP/2's
 # flow control holds its sender back.
@@ -42,11 +50,16 @@ else:
     Context = grpc.aio.ServicerContext
 
 
+# A message that could not be parsed is the error that says so.
+Received = WireRequest | errors.InvalidInput
+
+
 class Begun(NamedTuple):
     """A request that was taken on. Cancelling the future withdraws it."""
 
     wire: WireRequest
     pending: Pending
+    call: Call | None  # None for a request of a stream, which is one call for all of them
 
     @property
     def future(self) -> asyncio.Future[Any]:
@@ -60,8 +73,9 @@ class InferenceService:
     Messages are bytes on both sides.
     """
 
-    def __init__(self, sequences: Sequences) -> None:
+    def __init__(self, sequences: Sequences, watch: Watch) -> None:
         self._sequences = sequences
+        self._watch = watch
         self._reader = Reader()
         self._draining = False
         self.outcomes: Counter[str] = Counter()
@@ -74,62 +88,103 @@ class InferenceService:
         for stream in self._streams:
             stream.drain()
 
-    def begin(self, data: bytes, arrival: float, remaining: float | None, caller: str) -> Begun:
-        """Takes a ModelInferRequest on; raises the errors of the server's table, and counts them.
+    def begin_call(
+        self, data: bytes, metadata: Metadata, remaining: float | None, caller: str
+    ) -> Begun:
+        """Takes on a call of ModelInfer; raises the errors of the server's table, and counts them.
 
-        `arrival` is of the monotonic clock; `remaining` the seconds of the call's deadline, None
-        when it has none; `caller` whom it comes from.
+        `remaining` are the seconds of the call's deadline, None when it has none; `caller` whom it
+        comes from. What is begun ends by `finish` or `left`.
         """
-        self._last_arrival = arrival
+        received = _received(self._reader, data)
+        asked = _named_in(received)
+        call = self._watch.begin(MODEL_INFER, metadata, asked[0])
+        call.caller = caller
         try:
-            if self._draining:
-                raise errors.Draining("the server is shutting down")
-            wire = _parsed(self._reader, data)
-            request = codec.decode(wire, arrival, remaining, caller)
-            return Begun(wire, self._sequences.submit(request))
+            return self._begin(received, call.arrival, remaining, caller, call)
         except Exception as error:
-            self.outcomes[errors.row_of(error).reason] += 1
+            self._watch.failed(call, error, *asked)
             raise
 
     def finish(self, begun: Begun) -> bytes:
-        """The ModelInferResponse to a request whose future has ended; raises as `begin` does."""
+        """The ModelInferResponse to a request whose future has ended; raises as `begin_call`."""
         try:
-            response = codec.encode(begun.wire, begun.pending.outcome())
+            result = begun.pending.outcome()
+            response = codec.encode(begun.wire, result)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
+            if begun.call is not None:
+                self._watch.failed(begun.call, error, *_named_in(begun.wire))
             raise
         self.outcomes["OK"] += 1
+        if begun.call is not None:
+            spec = result.model.spec
+            self._watch.answered(begun.call, spec.name, spec.version)
         return response
+
+    def left(self, begun: Begun) -> None:
+        """The caller has gone: nobody waits for what was begun."""
+        begun.future.cancel()
+        if begun.call is not None:
+            self._watch.cancelled(begun.call, *_named_in(begun.wire))
 
     async def answer(
         self, data: bytes, arrival: float, remaining: float | None, caller: str
     ) -> bytes:
-        """`begin`, the wait, and `finish`. Cancelling this withdraws the request."""
-        begun = self.begin(data, arrival, remaining, caller)
-        with suppress(Exception):  # told by `finish`
-            await begun.future
+        """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
+        received = _received(self._reader, data)
+        return await self._finished(self._begin(received, arrival, remaining, caller, None))
+
+    async def model_infer(self, data: bytes, context: Context) -> bytes:
+        try:
+            metadata = context.invocation_metadata() or ()
+            remaining, caller = context.time_remaining(), caller_of(context)
+            return await self._finished(self.begin_call(data, metadata, remaining, caller))
+        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
+            await abort(context, error)
+
+    def _begin(
+        self,
+        received: Received,
+        arrival: float,
+        remaining: float | None,
+        caller: str,
+        call: Call | None,
+    ) -> Begun:
+        self._last_arrival = arrival
+        try:
+            if self._draining:
+                raise errors.Draining("the server is shutting down")
+            if isinstance(received, errors.InvalidInput):
+                raise received
+            request = codec.decode(received, arrival, remaining, caller)
+            return Begun(received, self._sequences.submit(request), call)
+        except Exception as error:
+            self.outcomes[errors.row_of(error).reason] += 1
+            raise
+
+    async def _finished(self, begun: Begun) -> bytes:
+        try:
+            with suppress(Exception):  # told by `finish`
+                await begun.future
+        except asyncio.CancelledError:
+            self.left(begun)
+            raise
         return self.finish(begun)
 
     def quiet_since(self) -> float:
         """When the last request came, in seconds of the monotonic clock."""
         return self._last_arrival
 
-    async def model_infer(self, data: bytes, context: Context) -> bytes:
-        arrival = time.monotonic()
-        try:
-            remaining, caller = context.time_remaining(), caller_of(context)
-            return await self.answer(data, arrival, remaining, caller)
-        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
-            await abort(context, error)
-
     async def model_stream_infer(self, _: Any, context: Context) -> None:
-        stream = _Stream(self, context)
-        self._streams.add(stream)
-        try:
-            await stream.serve()
-        finally:
-            self._streams.discard(stream)
-            stream.close()
+        async with watched(self._watch, MODEL_STREAM_INFER, context):
+            stream = _Stream(self, context)
+            self._streams.add(stream)
+            try:
+                await stream.serve()
+            finally:
+                self._streams.discard(stream)
+                stream.close()
 
 
 class _Stream:
@@ -212,12 +267,39 @@ class _Stream:
             await self._context.write(answer)
 
 
-def _parsed(reader: Reader, data: bytes) -> WireRequest:
+def _received(reader: Reader, data: bytes) -> Received:
     # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
     try:
         return reader.read(data)
     except DecodeError as error:
-        raise errors.InvalidInput(f"the message cannot be parsed: {error}") from None
+        return errors.InvalidInput(f"the message cannot be parsed: {error}")
+
+
+def _named_in(received: Received) -> tuple[str, str]:
+    """The model and version that a request names."""
+    if not isinstance(received, WireRequest):
+        return "", ""
+    return received.head.message.model_name, received.head.message.model_version
+
+
+@asynccontextmanager
+async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[None]:
+    """One call, of its whole length, around what answers it or raises the status it ends with."""
+    call = watch.begin(method, context.invocation_metadata() or ())
+    call.caller = caller_of(context)
+    try:
+        yield
+    except asyncio.CancelledError:
+        watch.cancelled(call)
+        raise
+    except grpc.aio.AbortError:
+        status: Any = context.code()
+        watch.aborted(call, _STATUS_NAMES.get(status, "UNKNOWN"), context.details())
+        raise
+    except Exception as error:
+        watch.failed(call, error)
+        raise
+    watch.answered(call)
 
 
 def caller_of(context: Context) -> str:
@@ -285,15 +367,16 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 
 def guarded(
-    method: Callable[[Any], Awaitable[Any]],
+    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str
 ) -> Callable[[Any, Context], Awaitable[Any]]:
-    """A unary handler of `method`, which raises the errors of the table."""
+    """A unary handler of `method`, which raises the errors of the table. `name`: in full."""
 
     async def handler(request: Any, context: Context) -> Any:
         try:
-            if isinstance(request, errors.InvalidInput):
-                raise request
-            return await method(request)
+            async with watched(watch, name, context):
+                if isinstance(request, errors.InvalidInput):
+                    raise request
+                return await method(request)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
 

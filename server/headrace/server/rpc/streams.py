@@ -18,11 +18,13 @@ import grpc
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
 from headrace.server.rpc import stream_codec
-from headrace.server.rpc.service import Context, abort, caller_of, log_unexpected
+from headrace.server.rpc.service import Context, abort, caller_of, log_unexpected, watched
 from headrace.server.rpc.stream_codec import encode_error, envelope
 from headrace.server.streams.manager import LiveSession, SessionManager
+from headrace.server.telemetry.watch import Watch
 from headrace.stream.v1 import stream_pb2 as pb
 
+_METHOD = f"{pb.DESCRIPTOR.services_by_name['SensorStream'].full_name}/Stream"
 # Bytes of events in one message, about; and of one session's in it.
 _MESSAGE, _SHARE = 256 << 10, 64 << 10
 # Answers to commands that may wait to be sent; beyond them no more commands are read.
@@ -32,11 +34,16 @@ _MOST_REPLIES = 1024
 class StreamService:
     """Answers SensorStream.Stream."""
 
-    def __init__(self, manager: SessionManager) -> None:
+    def __init__(self, manager: SessionManager, watch: Watch) -> None:
         self._manager = manager
+        self._watch = watch
         self._connections: set[_Connection] = set()
 
     async def stream(self, _: Any, context: Context) -> None:
+        async with watched(self._watch, _METHOD, context):
+            await self._stream(context)
+
+    async def _stream(self, context: Context) -> None:
         if self._manager.draining:
             await abort(context, errors.Draining("the server is shutting down"))
         connection = _Connection(self._manager, context)

@@ -1,153 +1,231 @@
 """Metrics, read from the models' counters when somebody collects them.
 
-Instruments are OpenTelemetry's and asynchronous: the path of a request only adds to plain numbers
-(`statistics.py`), the SDK reads them here.
+The path of a request only adds to plain numbers (`statistics.py`, `calls.py`). A collection reads
+them into families, on the event loop, where nothing changes meanwhile; to write those down, for
+Prometheus or as OTLP, is another thread's work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-
+from headrace.batcher.cost import CostTable
+from headrace.batcher.request import Why
 from headrace.batcher.state import State
-from headrace.server.telemetry.statistics import ModelStatistics, StreamStatistics
+from headrace.server.telemetry.calls import Calls
+from headrace.server.telemetry.devices import Devices
+from headrace.server.telemetry.families import Families, Family, Kind, Labels
+from headrace.server.telemetry.statistics import (
+    MODEL_FAILED,
+    Duration,
+    ModelStatistics,
+    StreamStatistics,
+)
 
-# (model, version, counters, queues) of each version that serves
-Sample = tuple[str, str, ModelStatistics, State]
-Read = Callable[[Sample], Iterator[tuple[float, dict[str, str]]]]
+
+class Sample(NamedTuple):
+    """A version that serves: its counters, its queues, and what batches cost on a main executor,
+    None where nothing could be measured at load."""
+
+    model: str
+    version: str
+    statistics: ModelStatistics
+    state: State
+    costs: CostTable | None = None
 
 
 class Metrics:
-    """The instruments over whatever `samples` gives at the time of collection."""
+    """Everything that is counted."""
 
     def __init__(
         self,
         samples: Callable[[], Iterable[Sample]],
         outcomes: Mapping[str, int],
         streams: StreamStatistics | None = None,
+        calls: Calls | None = None,
+        devices: Devices | None = None,
+        *,
+        triton: bool = False,
     ) -> None:
-        """`outcomes` counts inference calls by how they ended, whatever model they named."""
+        """`outcomes` counts inference calls by how they ended, whatever model they named.
+        `triton`: also by the names that Triton gives its metrics."""
         self._samples = samples
         self._outcomes = outcomes
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
-        resource = Resource.create({"service.name": "headrace"})
-        self._provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
-        meter = self._provider.get_meter("headrace")
-        count, gauge = meter.create_observable_counter, meter.create_observable_gauge
-        count("headrace.calls", [self._calls], "{call}", "Inference calls by reason of their end")
-        count("headrace.requests", [self._each(_requests)], "{request}", "Requests by their end")
-        count("headrace.rows", [self._each(_rows)], "{row}", "Rows inferred")
-        wasted = "computed for nobody: the caller had left or the deadline had passed"
-        count(
-            "headrace.wasted.requests",
-            [self._each(_wasted_requests)],
-            "{request}",
-            f"Requests {wasted}",
-        )
-        count("headrace.wasted.rows", [self._each(_wasted_rows)], "{row}", f"Rows {wasted}")
-        padding = "Input elements of models that are padded, true and padding"
-        count("headrace.padding.elements", [self._each(_elements)], "{element}", padding)
-        count("headrace.batches", [self._each(_batches)], "{batch}", "Batches by why they closed")
-        count("headrace.request.time", [self._each(_times)], "s", "Time of requests by phase")
-        gauge("headrace.queue.requests", [self._each(_queued)], "{request}", "Requests waiting")
-        gauge("headrace.queue.bytes", [self._each(_queued_bytes)], "By", "Bytes waiting")
-        gauge("headrace.executors.busy", [self._each(_busy)], "{executor}", "Executors running")
+        self._streams = streams
+        self._calls = Calls() if calls is None else calls
+        self._devices = Devices(None) if devices is None else devices
+        self._triton = triton
 
-        if streams is not None:
-            self._watch(meter, streams)
-
-    def _watch(self, meter: Meter, streams: StreamStatistics) -> None:
-        """The instruments of the sensor streams."""
-
-        def sessions(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(streams.sessions)]
-
-        def windows(_: CallbackOptions) -> Iterable[Observation]:
-            yield Observation(streams.answered, {"outcome": "answered"})
-            for reason, n in streams.dropped.items():
-                yield Observation(n, {"outcome": reason})
-
-        def refused(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(n, {"reason": reason}) for reason, n in streams.refused.items()]
-
-        count, gauge = meter.create_observable_counter, meter.create_observable_gauge
-        gauge("headrace.sessions", [sessions], "{session}", "Sensor stream sessions open")
-        count("headrace.windows", [windows], "{window}", "Windows of sessions by their end")
-        why = "Commands of sensor streams refused by reason"
-        count("headrace.commands.refused", [refused], "{command}", why)
-
-    def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(n, {"reason": reason}) for reason, n in self._outcomes.items()]
-
-    def _each(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            for sample in self._samples():
-                labels = {"model": sample[0], "version": sample[1]}
-                for value, more in read(sample):
-                    yield Observation(value, labels | more)
-
-        return observe
-
-    def prometheus(self) -> bytes:
-        """Everything, in Prometheus's text format."""
-        return generate_latest(self._registry)
+    def collect(self) -> Families:
+        """What is counted now. To be called on the event loop."""
+        families, now = Families(), time.monotonic()
+        samples = list(self._samples())
+        self._calls.forget({(sample.model, sample.version) for sample in samples})
+        self._calls.collect(families)
+        ends = families.counter("headrace.calls", "{call}", "Inference calls by how they ended")
+        for reason, count in self._outcomes.items():
+            ends.add({"reason": reason}, count)
+        for sample in samples:
+            labels = {"model": sample.model, "version": sample.version}
+            _add_requests(families, labels, sample.statistics)
+            _add_batches(families, labels, sample.statistics)
+            _add_queue(families, labels, sample.state, now)
+            _add_executors(families, labels, sample, now)
+            if self._triton:
+                _add_as_triton(families, labels, sample)
+        if self._streams is not None:
+            _add_streams(families, self._streams)
+        self._devices.collect(families, triton=self._triton)
+        return families
 
     def close(self) -> None:
-        self._provider.shutdown()
+        self._devices.close()
 
 
-def _requests(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sample[2].success.count, {"outcome": "answered"}
-    for why, count in sample[2].ended.items():
-        yield count, {"outcome": why}
+def _add_requests(families: Families, labels: Labels, figures: ModelStatistics) -> None:
+    counter = families.counter
+    requests = counter("headrace.requests", "{request}", "Requests by how they ended")
+    requests.add({**labels, "outcome": "answered"}, figures.success.count)
+    for why, count in figures.ended.items():
+        requests.add({**labels, "outcome": why}, count)
+    counter("headrace.rows", "{row}", "Rows inferred").add(labels, figures.rows)
+    nobody = "computed for nobody: the caller had left or the deadline had passed"
+    for name, unit, help_, value in (
+        ("requests", "{request}", f"Requests {nobody}", figures.wasted_requests),
+        ("rows", "{row}", f"Rows {nobody}", figures.wasted_rows),
+        ("time", "s", f"Executors' time for what was {nobody}", figures.wasted_seconds),
+    ):
+        counter(f"headrace.wasted.{name}", unit, help_).add(labels, value)
+    if figures.true_elements:
+        help_ = "Input elements of models that are padded, true and padding"
+        elements = counter("headrace.padding.elements", "{element}", help_)
+        elements.add({**labels, "kind": "true"}, figures.true_elements)
+        elements.add({**labels, "kind": "padding"}, figures.padding_elements)
+    times = counter("headrace.request.time", "s", "Time of answered requests by phase")
+    for phase, duration in _phases(figures).items():
+        times.add({**labels, "phase": phase}, duration.seconds)
+    help_ = "Time that answered requests waited"
+    families.histogram("headrace.queue.duration", "s", help_).add(labels, figures.queued)
 
 
-def _rows(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sample[2].rows, {}
+def _phases(figures: ModelStatistics) -> dict[str, Duration]:
+    return {
+        "total": figures.success,
+        "queue": figures.queue,
+        "compute_input": figures.input,
+        "compute_infer": figures.infer,
+        "compute_output": figures.output,
+    }
 
 
-def _wasted_requests(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sample[2].wasted_requests, {}
+def _add_batches(families: Families, labels: Labels, figures: ModelStatistics) -> None:
+    counter, histogram = families.counter, families.histogram
+    batches = counter("headrace.batches", "{batch}", "Batches by why they closed")
+    for reason, count in figures.reasons.items():
+        batches.add({**labels, "reason": reason}, count)
+    rows = histogram("headrace.batch.rows", "{row}", "Rows of successful batches")
+    rows.add(labels, figures.batch_rows)
+    help_ = "Executor's time of successful batches"
+    histogram("headrace.batch.duration", "s", help_).add(labels, figures.computed)
+    help_ = "Executor's time of batches over what was predicted"
+    histogram("headrace.cost.ratio", "1", help_).add(labels, figures.cost_ratio)
+    help_ = "Time of batches whose time was predicted"
+    times = counter("headrace.cost.time", "s", help_)
+    times.add({**labels, "kind": "predicted"}, figures.expected_seconds)
+    times.add({**labels, "kind": "actual"}, figures.actual_seconds)
 
 
-def _wasted_rows(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sample[2].wasted_rows, {}
+def _add_queue(families: Families, labels: Labels, state: State, now: float) -> None:
+    gauge = families.gauge
+    arrivals = (request.arrival for queue in state.queues.values() for request in queue)
+    oldest = min(arrivals, default=now)
+    for name, unit, help_, value in (
+        ("requests", "{request}", "Requests waiting", state.queued_requests),
+        ("bytes", "By", "Bytes waiting", state.queued_bytes),
+        ("age", "s", "How long the oldest request has waited", max(0.0, now - oldest)),
+        ("keys", "{key}", "Kinds of requests waiting that cannot share a batch", len(state.queues)),
+    ):
+        gauge(f"headrace.queue.{name}", unit, help_).add(labels, value)
 
 
-def _elements(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    if sample[2].true_elements:
-        yield sample[2].true_elements, {"kind": "true"}
-        yield sample[2].padding_elements, {"kind": "padding"}
+def _add_executors(families: Families, labels: Labels, sample: Sample, now: float) -> None:
+    busy, running = sample.statistics.busy_seconds, sample.state.running
+    count = sum(batch is not None for batch in running.values())
+    help_ = "Executors running"
+    families.gauge("headrace.executors.busy", "{executor}", help_).add(labels, count)
+    help_ = "Executors that may run at the same time"
+    families.gauge("headrace.executors", "{executor}", help_).add(
+        labels, sum(team == 0 for team in sample.state.teams.values())
+    )
+    help_ = "Time for which each executor had a batch"
+    times = families.counter("headrace.executor.time", "s", help_)
+    for name, batch in running.items():
+        seconds = busy.get(name, 0.0) + (0.0 if batch is None else max(0.0, now - batch.started))
+        times.add({**labels, "executor": name}, seconds)
+    best = _best_rate(sample.costs)
+    if best is not None:
+        help_ = "Rows that one executor is predicted to do in a second, at its best batch size"
+        families.gauge("headrace.batch.best_rate", "{row}/s", help_).add(labels, best)
 
 
-def _batches(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    for reason, count in sample[2].reasons.items():
-        yield count, {"reason": reason}
+def _best_rate(costs: CostTable | None) -> float | None:
+    if costs is None or not costs.known:
+        return None
+    return max((size / costs.seconds(size) for size in costs.sizes), default=None)
 
 
-def _times(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    figures = sample[2]
-    yield figures.success.seconds, {"phase": "total"}
-    yield figures.queue.seconds, {"phase": "queue"}
-    yield figures.input.seconds, {"phase": "compute_input"}
-    yield figures.infer.seconds, {"phase": "compute_infer"}
-    yield figures.output.seconds, {"phase": "compute_output"}
+def _add_streams(families: Families, streams: StreamStatistics) -> None:
+    families.gauge("headrace.sessions", "{session}", "Sensor stream sessions open").add(
+        {}, streams.sessions
+    )
+    windows = families.counter("headrace.windows", "{window}", "Windows of sessions by their end")
+    windows.add({"outcome": "answered"}, streams.answered)
+    for reason, count in streams.dropped.items():
+        windows.add({"outcome": reason}, count)
+    help_ = "Commands of sensor streams refused by reason"
+    refused = families.counter("headrace.commands.refused", "{command}", help_)
+    for reason, count in streams.refused.items():
+        refused.add({"reason": reason}, count)
 
 
-def _queued(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sample[3].queued_requests, {}
+def _add_as_triton(families: Families, labels: Labels, sample: Sample) -> None:
+    """The names and units of Triton Inference Server's metrics documentation."""
+    figures = sample.statistics
+    values: list[tuple[str, float]] = [
+        ("request_success", figures.success.count),
+        ("count", figures.rows),
+        ("exec_count", figures.executions),
+        ("request_duration_us", figures.success.seconds * 1e6),
+        ("queue_duration_us", figures.queue.seconds * 1e6),
+        ("compute_input_duration_us", figures.input.seconds * 1e6),
+        ("compute_infer_duration_us", figures.infer.seconds * 1e6),
+        ("compute_output_duration_us", figures.output.seconds * 1e6),
+        ("pending_request_count", sample.state.queued_requests),
+    ]
+    for name, value in values:
+        _triton(families, name).add(labels, int(value))
+    failures = dict.fromkeys(_TRITON_REASONS.values(), 0)
+    for why, count in figures.ended.items():
+        failures[_TRITON_REASONS.get(why, "OTHER")] += count
+    for reason, count in failures.items():
+        _triton(families, "request_failure").add({**labels, "reason": reason}, count)
 
 
-def _queued_bytes(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sample[3].queued_bytes, {}
+# Why a request ended here, by the four reasons that Triton knows.
+_TRITON_REASONS = {
+    Why.QUEUE_FULL.value: "REJECTED",
+    Why.QUEUE_BYTES.value: "REJECTED",
+    Why.TOO_LATE.value: "REJECTED",
+    Why.TOO_SHORT.value: "REJECTED",
+    Why.EXPIRED.value: "REJECTED",
+    Why.OVERTAKEN.value: "REJECTED",
+    Why.CANCELLED.value: "CANCELED",
+    Why.DRAINING.value: "OTHER",
+    MODEL_FAILED: "BACKEND",
+}
 
 
-def _busy(sample: Sample) -> Iterator[tuple[float, dict[str, str]]]:
-    yield sum(batch is not None for batch in sample[3].running.values()), {}
+def _triton(families: Families, name: str) -> Family:
+    return families.declare(f"nv_inference_{name}", Kind.UNTYPED, "", "As Triton names it")

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from headrace.batcher.executor import Completion
 from headrace.batcher.observer import Observer
 from headrace.batcher.request import Batch, Reject, Request, Why
+from headrace.server.telemetry.histogram import RATIO, ROWS, SECONDS, Histogram
+
+# Beside the values of Why: how a request ended that was run to its end.
+MODEL_FAILED = "model failed"
 
 
 @dataclass(slots=True)
@@ -43,17 +47,18 @@ class ModelStatistics(Observer):
     batches by rows, `reasons` all batches by why they closed, `ended` ends without an answer by
     why. `rows` are the rows answered, `executions` the successful batches. `wasted_requests` and
     `wasted_rows` were computed for nobody: their callers had left, or their deadlines had passed.
-    `true_elements` and `padding_elements` count those of the inputs that may be padded, over
-    answered requests.
+    `wasted_seconds` is their share of their batches' time, by rows. `true_elements` and
+    `padding_elements` count those of the inputs that may be padded, over answered requests.
+
+    Histograms: `queued`, seconds that answered requests waited; `computed` and `batch_rows`,
+    seconds and rows of successful batches; `cost_ratio`, those seconds over what was predicted.
+    `expected_seconds` and `actual_seconds` add up both, over batches with a prediction.
+    `busy_seconds` is each executor's time with batches that have ended.
     """
 
     def __init__(self) -> None:
-        self.success = Duration()
         self.fail = Duration()
-        self.queue = Duration()
-        self.input = Duration()
-        self.infer = Duration()
-        self.output = Duration()
+        self._seconds = self._input_seconds = self._infer_seconds = self._output_seconds = 0.0
         self.sizes: dict[int, BatchSize] = {}
         self.reasons: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
@@ -64,6 +69,14 @@ class ModelStatistics(Observer):
         self.true_elements = 0
         self.padding_elements = 0
         self.last_inference_ms = 0
+        self.wasted_seconds = 0.0
+        self.queued = Histogram(SECONDS)
+        self.computed = Histogram(SECONDS)
+        self.batch_rows = Histogram(ROWS)
+        self.cost_ratio = Histogram(RATIO)
+        self.expected_seconds = 0.0
+        self.actual_seconds = 0.0
+        self.busy_seconds: dict[str, float] = {}
 
     def rejected(self, refusal: Reject) -> None:
         self.fail.add(0.0)
@@ -75,12 +88,14 @@ class ModelStatistics(Observer):
 
     def failed(self, request: Request, now: float) -> None:
         self.fail.add(now - request.arrival)
-        self.ended["model failed"] += 1
+        self.ended[MODEL_FAILED] += 1
 
     def dispatched(self, batch: Batch) -> None:
         self.reasons[batch.reason.value] += 1
 
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
+        busy = self.busy_seconds
+        busy[batch.executor] = busy.get(batch.executor, 0.0) + now - batch.started
         if completion.error is not None:
             return
         size = self.sizes.get(batch.rows)
@@ -91,10 +106,18 @@ class ModelStatistics(Observer):
         size.output.add(completion.output_seconds)
         self.executions += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
+        seconds, expected = completion.seconds, batch.expected
+        self.computed.observe(seconds)
+        self.batch_rows.observe(batch.rows)
+        if expected > 0:  # false where nothing was predicted: nan
+            self.cost_ratio.observe(seconds / expected)
+            self.expected_seconds += expected
+            self.actual_seconds += seconds
 
     def wasted(self, request: Request, batch: Batch, now: float) -> None:
         self.wasted_requests += 1
         self.wasted_rows += request.rows
+        self.wasted_seconds += (now - batch.started) * request.rows / batch.rows
 
     def padded(self, true_elements: int, padding_elements: int) -> None:
         """Counts the elements of one answered request that might have been, or was, padded."""
@@ -102,12 +125,34 @@ class ModelStatistics(Observer):
         self.padding_elements += padding_elements
 
     def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
-        self.success.add(now - request.arrival)
-        self.queue.add(request.started - request.arrival)
-        self.input.add(completion.input_seconds)
-        self.infer.add(completion.infer_seconds)
-        self.output.add(completion.output_seconds)
+        # Once for each request: sums alone, the histogram has the count.
+        arrival = request.arrival
+        self.queued.observe(request.started - arrival)
+        self._seconds += now - arrival
+        self._input_seconds += completion.input_seconds
+        self._infer_seconds += completion.infer_seconds
+        self._output_seconds += completion.output_seconds
         self.rows += request.rows
+
+    @property
+    def success(self) -> Duration:
+        return Duration(self.queued.count, self._seconds)
+
+    @property
+    def queue(self) -> Duration:
+        return Duration(self.queued.count, self.queued.sum)
+
+    @property
+    def input(self) -> Duration:
+        return Duration(self.queued.count, self._input_seconds)
+
+    @property
+    def infer(self) -> Duration:
+        return Duration(self.queued.count, self._infer_seconds)
+
+    @property
+    def output(self) -> Duration:
+        return Duration(self.queued.count, self._output_seconds)
 
 
 @dataclass(slots=True)

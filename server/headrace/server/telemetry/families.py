@@ -1,0 +1,61 @@
+"""What a collection gives: metrics as plain data, for whoever writes them down."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from headrace.server.telemetry.histogram import Histogram
+
+Labels = Mapping[str, str]
+
+
+class Kind(enum.Enum):
+    """COUNTERs only grow; GAUGEs go up and down; UNTYPED are written under their bare names."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    UNTYPED = "unknown"
+
+
+@dataclass(slots=True)
+class Family:
+    """One metric: its OpenTelemetry name and unit (UCUM), and a point for each set of labels."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    points: list[tuple[Labels, float | Histogram]] = field(default_factory=list)
+
+    def add(self, labels: Labels, value: float | Histogram) -> None:
+        """A histogram is copied: it may go on counting."""
+        self.points.append((labels, value.copy() if isinstance(value, Histogram) else value))
+
+
+class Families:
+    """The metrics of one collection, in the order in which they first came."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Family] = {}
+
+    def __iter__(self) -> Iterator[Family]:
+        return (family for family in self._by_name.values() if family.points)
+
+    def declare(self, name: str, kind: Kind, unit: str, help_: str) -> Family:
+        """The family called `name`, a new one where there is none yet."""
+        family = self._by_name.get(name)
+        if family is None:
+            family = self._by_name[name] = Family(name, kind, unit, help_)
+        return family
+
+    def counter(self, name: str, unit: str, help_: str) -> Family:
+        return self.declare(name, Kind.COUNTER, unit, help_)
+
+    def gauge(self, name: str, unit: str, help_: str) -> Family:
+        return self.declare(name, Kind.GAUGE, unit, help_)
+
+    def histogram(self, name: str, unit: str, help_: str) -> Family:
+        return self.declare(name, Kind.HISTOGRAM, unit, help_)

@@ -1,0 +1,154 @@
+"""What the rest of the server tells telemetry: calls that begin and end, versions that serve."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headrace.batcher.executor import Completion
+from headrace.batcher.observer import Observer
+from headrace.batcher.request import Batch, Reject, Request, Why
+from headrace.server import errors
+from headrace.server.telemetry.calls import Calls
+from headrace.server.telemetry.sampling import Metadata
+from headrace.server.telemetry.statistics import ModelStatistics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from headrace.server.telemetry.tracing import Tracing
+
+ACCESS = logging.getLogger("headrace.access")
+
+# The name and version of the model that would answer; the version or both empty where none would.
+Resolve = Callable[[str, str], tuple[str, str]]
+
+
+class Call:
+    """One call: what came, when (of the monotonic clock), from whom; and its span, if it is traced.
+
+    It ends once, by one of Watch's methods.
+    """
+
+    __slots__ = ("arrival", "caller", "method", "span")
+
+    def __init__(self, method: str, arrival: float, span: Span | None) -> None:
+        self.method = method
+        self.arrival = arrival
+        self.caller = ""
+        self.span = span
+
+
+class Watch:
+    """`on`: without it, nothing is counted but how inference calls end. `access_log`: a line for
+    each call. `resolve`: who knows the models; until it is set, there are none."""
+
+    def __init__(
+        self, tracing: Tracing | None = None, *, on: bool = True, access_log: bool = False
+    ) -> None:
+        self.calls = Calls()
+        self.tracing = tracing
+        self.resolve: Resolve = lambda model, version: ("", "")
+        self._on = on
+        self._access_log = access_log
+        self._counts_only = on and not access_log
+
+    def begin(self, method: str, metadata: Metadata, model: str = "") -> Call:
+        """`method` is a full name, package.Service/Method; `model` what the caller calls it."""
+        arrival = time.monotonic()
+        if self.tracing is None:
+            return Call(method, arrival, None)
+        return Call(method, arrival, self.tracing.begin(method, model, metadata, arrival))
+
+    def answered(self, call: Call, model: str = "", version: str = "") -> None:
+        """`model` and `version` as the server has them; empty for calls that concern none."""
+        if self._counts_only and call.span is None:  # as nearly always
+            self.calls.ended((call.method, model, version, "OK"), time.monotonic() - call.arrival)
+        else:
+            self._ended(call, model, version, "OK", "")
+
+    def failed(self, call: Call, error: Exception, model: str = "", version: str = "") -> None:
+        """`model` and `version` in the caller's words."""
+        status, message = errors.row_of(error).code.name, errors.message_of(error)
+        self._ended(call, *self._known(model, version), status, message)
+
+    def aborted(self, call: Call, status: str, message: str) -> None:
+        """The call was ended with a status that is not OK; it concerns no one model."""
+        self._ended(call, "", "", status, message)
+
+    def cancelled(self, call: Call, model: str = "", version: str = "") -> None:
+        """The caller has left; `model` and `version` in its words."""
+        self._ended(call, *self._known(model, version), "CANCELLED", "the caller has left")
+
+    def _known(self, model: str, version: str) -> tuple[str, str]:
+        return self.resolve(model, version) if model else ("", "")
+
+    def _ended(self, call: Call, model: str, version: str, status: str, message: str) -> None:
+        seconds = time.monotonic() - call.arrival
+        if self._on:
+            self.calls.ended((call.method, model, version, status), seconds)
+        if self._access_log:
+            _log_access(call, model, version, status, seconds)
+        if call.span is not None and self.tracing is not None:
+            self.tracing.end(call.span, model, version, status, message)
+
+    def observer(self, model: str, version: str, statistics: ModelStatistics) -> Observer:
+        """For the runner of a version that will serve."""
+        observers: list[Observer] = [statistics] if self._on else []
+        if self.tracing is not None:
+            observers.append(self.tracing.observer(model, version))
+        return observers[0] if len(observers) == 1 else Several(observers)
+
+
+def _log_access(call: Call, model: str, version: str, status: str, seconds: float) -> None:
+    fields = {
+        "method": call.method,
+        "model": model,
+        "version": version,
+        "status": status,
+        "seconds": round(seconds, 6),
+        "caller": call.caller,
+    }
+    text = "%s %s %s in %.1f ms"
+    ACCESS.info(text, call.method, model, status, seconds * 1e3, extra={"fields": fields})
+
+
+class Several(Observer):
+    """Tells each of `observers`, in order."""
+
+    def __init__(self, observers: list[Observer]) -> None:
+        self._observers = observers
+
+    def accepted(self, request: Request) -> None:
+        for observer in self._observers:
+            observer.accepted(request)
+
+    def rejected(self, refusal: Reject) -> None:
+        for observer in self._observers:
+            observer.rejected(refusal)
+
+    def dropped(self, request: Request, why: Why, now: float) -> None:
+        for observer in self._observers:
+            observer.dropped(request, why, now)
+
+    def dispatched(self, batch: Batch) -> None:
+        for observer in self._observers:
+            observer.dispatched(batch)
+
+    def completed(self, batch: Batch, completion: Completion, now: float) -> None:
+        for observer in self._observers:
+            observer.completed(batch, completion, now)
+
+    def wasted(self, request: Request, batch: Batch, now: float) -> None:
+        for observer in self._observers:
+            observer.wasted(request, batch, now)
+
+    def answered(self, request: Request, batch: Batch, completion: Completion, now: float) -> None:
+        for observer in self._observers:
+            observer.answered(request, batch, completion, now)
+
+    def failed(self, request: Request, now: float) -> None:
+        for observer in self._observers:
+            observer.failed(request, now)

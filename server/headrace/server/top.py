@@ -1,0 +1,234 @@
+"""`headrace top`: what a server does now, in a terminal, from two readings of its metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+_TIMEOUT = 5.0
+_CALLS, _INFER = "rpc_server_call_duration_seconds", "inference.GRPCInferenceService/ModelInfer"
+_NAN = math.nan
+
+Labels = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The samples of one scrape, by name and labels, and when it was made, in seconds."""
+
+    at: float
+    samples: dict[str, dict[Labels, float]] = field(default_factory=dict)
+
+    def each(self, name: str, **wanted: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Labels and value of the samples of `name` that have the labels `wanted`."""
+        for labels, value in self.samples.get(name, {}).items():
+            if wanted.items() <= labels:
+                yield dict(labels), value
+
+    def total(self, name: str, **wanted: str) -> float:
+        return sum(value for _, value in self.each(name, **wanted))
+
+
+def parse(text: str, at: float) -> Reading:
+    """Raises ValueError for what are no metrics."""
+    reading = Reading(at)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            by_labels = reading.samples.setdefault(sample.name, {})
+            by_labels[frozenset(sample.labels.items())] = sample.value
+    return reading
+
+
+def read(address: str) -> Reading:
+    """Asks the server whose HTTP port is at `address`. Raises OSError, ValueError."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT) as response:
+        text = response.read().decode()
+    return parse(text, time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """What a version did between two readings. Rates are per second, times seconds; nan where
+    nothing happened that could tell."""
+
+    model: str
+    version: str
+    answered: float
+    failed: float
+    median: float
+    slowest: float
+    waited: float
+    queued: int
+    oldest: float
+    batches: float
+    rows: float
+    busy: float
+    cost: float
+    wasted: float
+
+
+class Change:
+    """What counters grew by between two readings. One that has shrunk began anew with a reload."""
+
+    def __init__(self, before: Reading, after: Reading) -> None:
+        self.after = after
+        self.seconds = max(after.at - before.at, 1e-9)
+        self._before = before
+
+    def of(self, name: str, **wanted: str) -> float:
+        old, new = self._before.total(name, **wanted), self.after.total(name, **wanted)
+        return new - old if new >= old else new
+
+    def rate(self, name: str, **wanted: str) -> float:
+        return self.of(name, **wanted) / self.seconds
+
+    def ratio(self, above: float, below: float) -> float:
+        return above / below if below > 0 else _NAN
+
+    def quantile(self, share: float, name: str, **wanted: str) -> float:
+        """The value below which `share` of what the histogram saw lies."""
+        bounds = {labels["le"] for labels, _ in self.after.each(f"{name}_bucket", **wanted)}
+        ends = sorted(float(bound) for bound in bounds)
+        texts = {float(bound): bound for bound in bounds}
+        counts = [self.of(f"{name}_bucket", **wanted, le=texts[end]) for end in ends]
+        return quantile(share, ends, counts)
+
+
+def quantile(share: float, ends: Sequence[float], totals: Sequence[float]) -> float:
+    """As Prometheus's histogram_quantile has it: evenly spread within a bucket. `totals` counts
+    what is at most each of `ends`, the last of which is infinite; nan where there is nothing."""
+    if not totals or totals[-1] <= 0:
+        return _NAN
+    wanted, below, start = share * totals[-1], 0.0, 0.0
+    for end, total in zip(ends, totals, strict=True):
+        if total >= wanted and total > below:
+            if math.isinf(end):
+                return start
+            return start + (end - start) * (wanted - below) / (total - below)
+        below, start = total, end
+    return start
+
+
+def model_rows(before: Reading, after: Reading) -> list[ModelRow]:
+    """A row for each version that serves."""
+    change = Change(before, after)
+    served = [
+        (labels["model"], labels["version"]) for labels, _ in after.each("headrace_queue_requests")
+    ]
+    return [_row(change, model, version) for model, version in sorted(served)]
+
+
+def _row(change: Change, model: str, version: str) -> ModelRow:
+    which = {"model": model, "version": version}
+    after = change.after
+    answered = change.of("headrace_requests_total", **which, outcome="answered")
+    ended = change.of("headrace_requests_total", **which)
+    batches = change.of("headrace_batch_rows_count", **which)
+    executors = after.total("headrace_executors", **which)
+    actual = change.of("headrace_cost_time_seconds_total", **which, kind="actual")
+    predicted = change.of("headrace_cost_time_seconds_total", **which, kind="predicted")
+    busy = change.of("headrace_executor_time_seconds_total", **which)
+    calls = {**which, "rpc_method": _INFER, "rpc_response_status_code": "OK"}
+    return ModelRow(
+        model,
+        version,
+        answered / change.seconds,
+        (ended - answered) / change.seconds,
+        change.quantile(0.5, _CALLS, **calls),
+        change.quantile(0.99, _CALLS, **calls),
+        change.quantile(0.5, "headrace_queue_duration_seconds", **which),
+        int(after.total("headrace_queue_requests", **which)),
+        after.total("headrace_queue_age_seconds", **which),
+        batches / change.seconds,
+        change.ratio(change.of("headrace_batch_rows_sum", **which), batches),
+        change.ratio(busy, executors * change.seconds),
+        change.ratio(actual, predicted),
+        change.ratio(change.of("headrace_wasted_time_seconds_total", **which), busy),
+    )
+
+
+def show(address: str, before: Reading, after: Reading) -> RenderableType:
+    """The whole screen."""
+    table = Table(title=f"headrace at {address}", title_justify="left")
+    table.add_column("model")
+    for name in (
+        *("answered/s", "failed/s", "p50 ms", "p99 ms", "queue p50", "queued", "oldest ms"),
+        *("batches/s", "rows/batch", "busy", "actual/predicted", "wasted"),
+    ):
+        table.add_column(name, justify="right")
+    for row in model_rows(before, after):
+        table.add_row(
+            f"{row.model} {row.version}",
+            f"{row.answered:.1f}",
+            f"{row.failed:.1f}",
+            *(_number(value * 1e3) for value in (row.median, row.slowest, row.waited)),
+            str(row.queued),
+            _number(row.oldest * 1e3),
+            f"{row.batches:.1f}",
+            _number(row.rows),
+            _percent(row.busy),
+            _number(row.cost),
+            _percent(row.wasted),
+        )
+    return Group(table, Text(_footer(Change(before, after))))
+
+
+def _footer(change: Change) -> str:
+    after = change.after
+    words = [
+        f"{change.rate('headrace_calls_total'):.1f} inference calls/s",
+        f"{after.total('headrace_sessions'):.0f} stream sessions, "
+        f"{change.rate('headrace_windows_total'):.1f} windows/s",
+        f"{after.total('process_resident_memory_bytes') / 2**20:.0f} MiB resident",
+        f"{_percent(change.rate('process_cpu_seconds_total'))} of a core",
+    ]
+    for labels, used in after.each("hw_gpu_utilization_ratio"):
+        watts = after.total("hw_power_watts", hw_id=labels["hw_id"])
+        words.append(f"GPU {labels['hw_name']}: {_percent(used)}, {watts:.0f} W")
+    return "; ".join(words)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0%}"
+
+
+def main(address: str, interval: float, *, once: bool) -> int:
+    """Shows the server at `address` each `interval` seconds; or `once`, after the first. Returns 1
+    when it cannot be asked."""
+    console = Console()
+    try:
+        before = read(address)
+        if once:
+            time.sleep(interval)
+            console.print(show(address, before, read(address)))
+            return 0
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                after = read(address)
+                live.update(show(address, before, after), refresh=True)
+                before = after
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        Console(stderr=True).print(
+            f"headrace top: no metrics from http://{address}/metrics: {reason}; "
+            "the address is that of the server's HTTP port",
+            markup=False,
+        )
+        return 1
