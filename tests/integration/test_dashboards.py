@@ -126,7 +126,11 @@ def load(address: str) -> Iterator[None]:
                 for width in (1, 3):
                     zero = np.zeros(1, np.int64)
                     index = zero + (99 if number == 0 else 0)
-                    inputs = {"x": np.ones((1, width), np.float32), "steps": zero, "index": index}
+                    inputs: dict[str, Any] = {
+                        "x": np.ones((1, width), np.float32),
+                        "steps": zero,
+                        "index": index,
+                    }
                     with contextlib.suppress(HeadraceError):
                         client.infer("lab", inputs)
                     stop.wait(0.01)
