@@ -90,7 +90,7 @@ class InferenceService:
 
     async def model_infer(self, wire: Received, context: Context) -> pb.ModelInferResponse:
         asked = named_in(wire)
-        call = self._watch.begin(MODEL_INFER, context.invocation_metadata() or (), asked[0])
+        call = self._watch.begin(MODEL_INFER, context.invocation_metadata, asked[0])
         try:
             remaining, call.caller = context.time_remaining(), caller_of(context)
             response = await self.answer(wire, call.arrival, remaining, call.caller)
@@ -206,7 +206,7 @@ def named_in(wire: Received) -> tuple[str, str]:
 @asynccontextmanager
 async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[None]:
     """One call, of its whole length, around what answers it or raises the status it ends with."""
-    call = watch.begin(method, context.invocation_metadata() or ())
+    call = watch.begin(method, context.invocation_metadata)
     call.caller = caller_of(context)
     try:
         yield
