@@ -6,7 +6,7 @@ import io
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -75,6 +75,7 @@ def test_the_screen_has_it_all() -> None:
         assert word in text, text
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.floats(0.01, 0.99))
 def test_a_quantile_lies_in_the_bucket_that_has_it(counts: list[int], share: float) -> None:
     ends = [*(float(n) for n in range(1, len(counts))), math.inf]

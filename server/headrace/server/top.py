@@ -230,5 +230,7 @@ def main(address: str, interval: float, *, once: bool) -> int:
             f"headrace top: no metrics from http://{address}/metrics: {reason}; "
             "the address is that of the server's HTTP port",
             markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         return 1

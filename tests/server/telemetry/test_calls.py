@@ -53,8 +53,8 @@ def test_names_that_nobody_knows_are_not_repeated() -> None:
     watch = Watch()
     watch.resolve = lambda model, version: ("m", "7") if model == "m" else ("", "")
     for name in ("m", *(f"guess{n}" for n in range(100))):
-        watch.failed(watch.begin("Infer", ()), errors.ModelNotFound(name), name, "")
-    watch.cancelled(watch.begin("Infer", ()), "m", "")
+        watch.failed(watch.begin("Infer", tuple), errors.ModelNotFound(name), name, "")
+    watch.cancelled(watch.begin("Infer", tuple), "m", "")
     assert counts(watch.calls) == {
         ("Infer", "m", "7", "NOT_FOUND"): 1,
         ("Infer", "", "", "NOT_FOUND"): 100,
@@ -64,5 +64,5 @@ def test_names_that_nobody_knows_are_not_repeated() -> None:
 
 def test_off_counts_nothing() -> None:
     watch = Watch(on=False)
-    watch.answered(watch.begin("Infer", ()), "m", "1")
+    watch.answered(watch.begin("Infer", tuple), "m", "1")
     assert len(watch.calls) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.server.telemetry.histogram import RATIO, ROWS, SECONDS, Histogram, Scale
@@ -20,6 +20,7 @@ def filled(scale: Scale, values: list[float]) -> Histogram:
     return histogram
 
 
+@settings(deadline=None)
 @given(VALUES, st.sampled_from([SECONDS, ROWS, RATIO]))
 def test_each_decimal_bucket_has_what_belongs_there(values: list[float], scale: Scale) -> None:
     histogram = filled(scale, values)
@@ -31,6 +32,7 @@ def test_each_decimal_bucket_has_what_belongs_there(values: list[float], scale: 
     assert math.isclose(histogram.sum, math.fsum(values), abs_tol=1e-9)
 
 
+@settings(deadline=None)
 @given(st.floats(2.0**-16, 2.0**6.9), st.sampled_from([SECONDS]))
 def test_each_exponential_bucket_holds_its_values(value: float, scale: Scale) -> None:
     found = scale.exponential(filled(scale, [value]).counts)
@@ -40,6 +42,7 @@ def test_each_exponential_bucket_holds_its_values(value: float, scale: Scale) ->
     assert low * (1 - 1e-12) < value <= high * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_nothing_is_lost_at_the_ends(values: list[float]) -> None:
     assert sum(SECONDS.exponential(filled(SECONDS, values).counts).counts) == len(values)

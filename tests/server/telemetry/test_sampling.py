@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.server.telemetry.sampling import Rule, Sampling, from_environment, traceparent_of
@@ -64,6 +64,7 @@ def test_what_is_no_traceparent_decides_nothing(wrong: str) -> None:
     assert not Rule(ratio=0.0).samples(wrong)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**128 - 1), st.floats(0, 1), st.floats(0, 1))
 def test_by_the_trace_alone_all_services_decide_alike(trace: int, low: float, high: float) -> None:
     low, high = sorted((low, high))

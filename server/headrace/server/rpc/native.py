@@ -128,7 +128,7 @@ class NativeServer:
         try:
             name = caller if isinstance(caller, str) else caller.decode()
             metadata, _, remaining = details
-            begun = self._inference.begin_call(data, metadata, remaining, name)
+            begun = self._inference.begin_call(data, lambda: metadata, remaining, name)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             self._fail(call, error)
             return

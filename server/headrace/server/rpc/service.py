@@ -89,12 +89,16 @@ class InferenceService:
             stream.drain()
 
     def begin_call(
-        self, data: bytes, metadata: Metadata, remaining: float | None, caller: str
+        self,
+        data: bytes,
+        metadata: Callable[[], Metadata | None],
+        remaining: float | None,
+        caller: str,
     ) -> Begun:
         """Takes on a call of ModelInfer; raises the errors of the server's table, and counts them.
 
-        `remaining` are the seconds of the call's deadline, None when it has none; `caller` whom it
-        comes from. What is begun ends by `finish` or `left`.
+        `metadata` gives the caller's; `remaining` are the seconds of the call's deadline, None when
+        it has none; `caller` whom it comes from. What is begun ends by `finish` or `left`.
         """
         received = _received(self._reader, data)
         asked = _named_in(received)
@@ -137,9 +141,9 @@ class InferenceService:
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         try:
-            metadata = context.invocation_metadata() or ()
             remaining, caller = context.time_remaining(), caller_of(context)
-            return await self._finished(self.begin_call(data, metadata, remaining, caller))
+            begun = self.begin_call(data, context.invocation_metadata, remaining, caller)
+            return await self._finished(begun)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
 
@@ -285,7 +289,7 @@ def _named_in(received: Received) -> tuple[str, str]:
 @asynccontextmanager
 async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[None]:
     """One call, of its whole length, around what answers it or raises the status it ends with."""
-    call = watch.begin(method, context.invocation_metadata() or ())
+    call = watch.begin(method, context.invocation_metadata)
     call.caller = caller_of(context)
     try:
         yield

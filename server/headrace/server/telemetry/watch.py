@@ -55,12 +55,14 @@ class Watch:
         self._access_log = access_log
         self._counts_only = on and not access_log
 
-    def begin(self, method: str, metadata: Metadata, model: str = "") -> Call:
-        """`method` is a full name, package.Service/Method; `model` what the caller calls it."""
+    def begin(self, method: str, metadata: Callable[[], Metadata | None], model: str = "") -> Call:
+        """`method` is a full name, package.Service/Method; `metadata` gives the caller's, and is
+        asked only where calls are traced; `model` what the caller calls it."""
         arrival = time.monotonic()
         if self.tracing is None:
             return Call(method, arrival, None)
-        return Call(method, arrival, self.tracing.begin(method, model, metadata, arrival))
+        span = self.tracing.begin(method, model, metadata() or (), arrival)
+        return Call(method, arrival, span)
 
     def answered(self, call: Call, model: str = "", version: str = "") -> None:
         """`model` and `version` as the server has them; empty for calls that concern none."""
