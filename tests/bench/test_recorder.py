@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.bench.recorder import FIRST_ERROR, GOOD, LATE, UNFINISHED, Recorder
@@ -79,6 +79,7 @@ def test_nothing_sent_has_no_distribution() -> None:
     assert (totals.sent, totals.throughput, totals.latency) == (0, 0.0, None)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 3_600_000_000), min_size=1, max_size=50))
 def test_buckets_are_those_of_the_histogram(micros: list[int]) -> None:
     histogram = HdrHistogram(1, 3_600_000_000, 3)
@@ -86,6 +87,7 @@ def test_buckets_are_those_of_the_histogram(micros: list[int]) -> None:
     assert buckets(np.array(micros)).tolist() == expected
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 10**8), min_size=1, max_size=200))
 def test_the_distribution_is_what_recording_one_by_one_gives(micros: list[int]) -> None:
     one_by_one = HdrHistogram(1, 3_600_000_000, 3)

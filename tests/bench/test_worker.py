@@ -73,6 +73,7 @@ def test_every_request_ends_exactly_once(
         assert (interval.p50_ms is None) == (interval.ok == 0)
 
 
+@settings(deadline=None)
 @given(
     load=st.builds(
         OpenLoad, rate=st.floats(1, 300), arrivals=st.just("gamma"), burstiness=st.floats(0.2, 5)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from aiohttp import web
 
 from headrace.bench.errors import BenchError
+from headrace.bench.fleet import Fleet
+from headrace.bench.loads import Share
 from headrace.bench.progress import Progress
 from headrace.bench.results import Measurement
 from headrace.bench.run import measure
@@ -31,6 +34,7 @@ from headrace.bench.spec import (
     SensorLoad,
     Target,
 )
+from headrace.bench.worker import Assignment
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2 import grpc_service_pb2_grpc as rpc
 from support import models, server
@@ -48,15 +52,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
 
 
 def job(target: Target, load: Load, **more: Any) -> Job:
-    more = {"requests": (RequestSpec(model="double"),), "duration": 1.5, "warm_up": 0.5} | more
-    return Job(target=target, load=load, **more)
+    given = {"requests": (RequestSpec(model="double"),), "duration": 1.5, "warm_up": 0.5}
+    return Job.model_validate({"target": target, "load": load} | given | more)
 
 
 def check_sums(found: Measurement) -> None:
     assert found.sent == found.ok + sum(found.errors.values()) + found.unfinished
-    assert found.latency is not None
-    assert found.service is not None
-    assert found.latency.count == found.service.count == found.ok + found.unfinished
+    for times in (found.latency, found.service):
+        assert (times.count if times is not None else 0) == found.ok + found.unfinished
     assert found.throughput == pytest.approx(sum(i.ok for i in found.intervals) / found.seconds)
 
 
@@ -99,6 +102,18 @@ def test_sensor_streams(running: RunningServer) -> None:
     check_sums(found)
     assert found.errors == {}
     assert found.sent == 10 * 19
+
+
+def test_windows_that_cannot_be_in_time(running: RunningServer) -> None:
+    """The server is told the deadline: it drops them, or they come too late."""
+    requests = (RequestSpec(model="double", deadline=1e-6),)
+    load = SensorLoad(sessions=4, sample_rate=400, chunk=20, window=20)
+    target = Target(address=running.grpc, protocol="sensor")
+    found = measure(job(target, load, duration=1.0, requests=requests))
+    check_sums(found)
+    assert found.sent > 0
+    assert found.good == 0
+    assert set(found.errors) <= {"DEADLINE_EXCEEDED"}
 
 
 def test_nobody_is_there() -> None:
@@ -175,7 +190,7 @@ def in_thread(serve: Callable[[], contextlib.AbstractAsyncContextManager[str]]) 
 def fake(first: int, status: grpc.StatusCode | None = None) -> Iterator[str]:
     @contextlib.asynccontextmanager
     async def serve() -> AsyncIterator[str]:
-        servicer = Fake(first)
+        servicer = Fake(first)  # type: ignore[abstract]
         servicer.status = status
         grpc_server = grpc.aio.server()
         rpc.add_GRPCInferenceServiceServicer_to_server(servicer, grpc_server)
@@ -207,6 +222,17 @@ def test_a_pause_of_the_server_is_in_the_open_loads_latency() -> None:
     assert closed.latency is not None
     assert closed.latency.max_ms > PAUSE * 1e3 * 0.9
     assert closed.latency.p90_ms < found.latency.p90_ms
+
+
+def test_a_load_process_that_dies_ends_the_test() -> None:
+    with fake(first=0) as address:
+        target = Target(address=address, transport="grpcio")
+        assignment = Assignment(target, (), (), Share())
+        with Fleet([assignment, assignment]) as fleet:
+            assert fleet.ready() == "grpcio"
+            fleet._processes[1].kill()
+            with pytest.raises(BenchError, match=r"load process 1 has ended .* exit code -9"):
+                list(fleet.reports(time.monotonic() + server.PATIENCE))
 
 
 def test_errors_are_counted_by_status_and_do_not_end_the_test() -> None:

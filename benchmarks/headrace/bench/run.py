@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from headrace.bench.own_use import client_use
 from headrace.bench.prepare import Requests, prepare, probe
 from headrace.bench.progress import Phase, Progress
 from headrace.bench.recorder import Recorder, Rows
-from headrace.bench.results import Batches, Measurement
+from headrace.bench.results import Measurement
 from headrace.bench.spec import ClosedLoad, Job, SensorLoad, TraceLoad
 from headrace.bench.statistics import Statistics
 from headrace.bench.watch import ServerWatch
@@ -46,8 +47,12 @@ def measure(job: Job, watch: Watcher | None = None) -> Measurement:
     if job.warm_up != 0:
         probe(job, requests)
     server = ServerWatch(job.target.pid) if job.target.pid is not None else None
-    with Fleet([_assignment(job, requests, n) for n in range(job.processes)]) as fleet:
-        return _Run(job, fleet, server, watch or _nobody).measure()
+    assignments = [_assignment(job, requests, number) for number in range(job.processes)]
+    with (
+        closing(Statistics(job.target, [request.model for request in job.requests])) as statistics,
+        Fleet(assignments) as fleet,
+    ):
+        return _Run(job, fleet, server, statistics, watch or _nobody).measure()
 
 
 def _assignment(job: Job, requests: Requests, number: int) -> Assignment:
@@ -82,23 +87,26 @@ def grace(job: Job) -> float:
 
 
 class _Run:
-    def __init__(self, job: Job, fleet: Fleet, server: ServerWatch | None, watch: Watcher) -> None:
+    def __init__(
+        self,
+        job: Job,
+        fleet: Fleet,
+        server: ServerWatch | None,
+        statistics: Statistics,
+        watch: Watcher,
+    ) -> None:
         self._job, self._fleet, self._server, self._watch = job, fleet, server, watch
+        self._statistics = statistics
         self._grace = grace(job)
         self._until = [-math.inf] * len(fleet)
         self._cpu_seconds = [0.0] * len(fleet)
         self._shown = 0
-        self._statistics: Statistics | None = None
-        if job.target.protocol != "http":
-            models = [request.model for request in job.requests]
-            self._statistics = Statistics(job.target.address, models)
 
     def measure(self) -> Measurement:
         transport = self._fleet.ready()
         began, warmed, warnings = self._warm_up()
         recorder = self._measure(began)
-        batches = self._statistics.close() if self._statistics is not None else None
-        return self._result(recorder, transport, warmed, warnings, batches)
+        return self._result(recorder, transport, warmed, warnings)
 
     def _warm_up(self) -> tuple[float, float, list[str]]:
         """Returns when the measurement begins, the seconds of warm-up, and warnings."""
@@ -143,8 +151,7 @@ class _Run:
         recorder = Recorder(began, seconds)
         self._fleet.tell(Begin(job.load, began, seconds, job.seed, self._grace))
         self._follow(recorder, "measure", seconds, began)
-        if self._statistics is not None:
-            self._statistics.ask()
+        self._statistics.ask()
         if self._server is not None:
             self._server.start()
         for second in range(math.ceil(seconds)):
@@ -153,8 +160,7 @@ class _Run:
                 self._server.sample()
         if self._server is not None:
             self._server.stop()
-        if self._statistics is not None:
-            self._statistics.ask()
+        self._statistics.ask()
         until = began + seconds + self._grace + _PATIENCE
         ended = 0
         for number, report in self._fleet.reports(until, Ended):
@@ -195,9 +201,15 @@ class _Run:
         transport: str,
         warmed: float,
         warnings: list[str],
-        batches: Batches | None,
     ) -> Measurement:
         job, totals = self._job, recorder.totals()
+        if totals.unfinished:
+            warnings.append(
+                f"{totals.unfinished} requests had no answer {self._grace:g} s after the end; they "
+                "are in the latencies with their age by then, which is less than the truth"
+            )
+        if totals.sent and not totals.ok:
+            warnings.append("no request was answered OK")
         is_open = not isinstance(job.load, ClosedLoad)
         ended = sum(interval.ok + interval.errors for interval in recorder.intervals())
         return Measurement(
@@ -215,7 +227,7 @@ class _Run:
             latency=totals.latency,
             service=totals.service,
             intervals=recorder.intervals(),
-            batches=batches,
+            batches=self._statistics.batches(),
             server=self._server.use(ended) if self._server is not None else None,
             client=client_use(self._cpu_seconds, job.duration, totals, transport, is_open=is_open),
             warnings=tuple(warnings),

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import grpc
 
 from headrace.bench.results import Batches
+from headrace.bench.spec import Target
 from headrace.bench.transports.channel import OPTIONS
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -17,10 +18,12 @@ _PATIENCE = 10.0
 
 
 class Statistics:
-    """The counters of `models` at a gRPC address, asked beside what else goes on."""
+    """The counters of `models` at a gRPC target, asked beside what else goes on; no other target
+    has any."""
 
-    def __init__(self, address: str, models: Iterable[str]) -> None:
-        self._channel = grpc.insecure_channel(address, options=list(OPTIONS.items()))
+    def __init__(self, target: Target, models: Iterable[str]) -> None:
+        self._tells = target.protocol != "http"
+        self._channel = grpc.insecure_channel(target.address, options=list(OPTIONS.items()))
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._models = sorted(set(models))
         self._thread = ThreadPoolExecutor(1)
@@ -28,14 +31,18 @@ class Statistics:
 
     def ask(self) -> None:
         """Asks for the counters as they are now; does not wait."""
-        self._asked.append(self._thread.submit(ask, self._stub, self._models))
+        if self._tells:
+            self._asked.append(self._thread.submit(ask, self._stub, self._models))
 
-    def close(self) -> Batches | None:
+    def batches(self) -> Batches | None:
         """What happened between the first and the last time it was asked."""
         told = [future.result() for future in self._asked]
+        return between(told[0], told[-1]) if told else None
+
+    def close(self) -> None:
+        """Ends the connection."""
         self._thread.shutdown()
         self._channel.close()
-        return between(told[0], told[-1]) if told else None
 
 
 def ask(stub: GRPCInferenceServiceStub, models: Iterable[str]) -> list[pb.ModelStatistics] | None:
