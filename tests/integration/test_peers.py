@@ -78,6 +78,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "fake").mkdir(parents=True)
     (folder / "fake" / "peer.toml").write_text(TOML)
     (folder / "fake" / "serve.py").write_text(FAKE)
+    (folder / "shared").symlink_to(peer_environment.folder() / "shared")
     monkeypatch.setattr(peer_environment, "folder", lambda: folder)
     monkeypatch.setattr(peer_environment, "CACHE", tmp_path / "cache")
     return "fake"
@@ -87,9 +88,9 @@ def test_ports_are_free_and_differ() -> None:
     assert len(set(free_ports(20))) == 20
 
 
-def test_a_peer_is_served_and_nothing_of_it_is_left(fake: str, tmp_path: Path) -> None:
+def test_a_peer_is_served_and_nothing_of_it_is_left(fake: str, identity: Path) -> None:
     inputs = {"x": np.ones((1, 4), np.float32)}
-    with serve(fake, tmp_path / "m.onnx", model_name="m") as target:
+    with serve(fake, identity, model_name="m") as target:
         assert target.pid is not None
         family = [psutil.Process(target.pid)]
         family += family[0].children(recursive=True)
@@ -98,6 +99,7 @@ def test_a_peer_is_served_and_nothing_of_it_is_left(fake: str, tmp_path: Path) -
         assert target.about["words"] == "as it comes"
         assert target.about["differs"] == ["it computes nothing"]
         assert target.about["version"] == np.__version__
+        assert target.about["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 16]}]
         check(target, "m", inputs, inputs)
         with pytest.raises(WrongAnswer, match=r"fake: output 'x'"):
             check(target, "m", inputs, {"x": np.zeros((1, 4), np.float32)})
@@ -108,17 +110,17 @@ def test_a_peer_is_served_and_nothing_of_it_is_left(fake: str, tmp_path: Path) -
 
 
 def test_a_peer_that_ignores_sigterm_is_killed(
-    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: str, identity: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "STOP_SECONDS", 0.2)
     stubborn = {"stubborn": True}
-    with serve(fake, tmp_path / "m.onnx", model_name="m", settings=stubborn) as target:
+    with serve(fake, identity, model_name="m", settings=stubborn) as target:
         assert target.pid is not None
     assert not members(target.pid)
 
 
-def test_the_group_is_stopped_when_the_load_test_fails(fake: str, tmp_path: Path) -> None:
-    served = serve(fake, tmp_path / "m.onnx", "tuned", name="a name", model_name="m")
+def test_the_group_is_stopped_when_the_load_test_fails(fake: str, identity: Path) -> None:
+    served = serve(fake, identity, "tuned", name="a name", model_name="m")
     target = served.__enter__()
     assert target.name == "a name"
     assert target.about["settings"]["instances"] == len(os.sched_getaffinity(0))
@@ -127,24 +129,33 @@ def test_the_group_is_stopped_when_the_load_test_fails(fake: str, tmp_path: Path
     assert not members(target.pid)
 
 
-def test_a_peer_that_does_not_start_says_why(fake: str, tmp_path: Path) -> None:
+def test_a_peer_that_does_not_start_says_why(fake: str, identity: Path) -> None:
     with (
         pytest.raises(PeerUnavailable, match=r"exited with 1(.|\n)*no licence found"),
-        serve(fake, tmp_path / "m.onnx", model_name="m", settings={"broken": True}),
+        serve(fake, identity, model_name="m", settings={"broken": True}),
     ):
         pytest.fail("it was served")
 
 
-def test_a_peer_that_fails_once_is_started_again(fake: str, tmp_path: Path) -> None:
+def test_a_peer_that_fails_once_is_started_again(fake: str, identity: Path, tmp_path: Path) -> None:
     once = {"once": str(tmp_path / "started")}
-    with serve(fake, tmp_path / "m.onnx", model_name="m", settings=once) as target:
+    with serve(fake, identity, model_name="m", settings=once) as target:
         assert target.about["starts"] == 2
 
 
-def test_an_unknown_configuration_is_refused(fake: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused_before_the_start(fake: str, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"nothing")
+    with (
+        pytest.raises(PeerUnavailable, match=r"cannot read .*m\.onnx"),
+        serve(fake, tmp_path / "m.onnx", model_name="m"),
+    ):
+        pytest.fail("it was served")
+
+
+def test_an_unknown_configuration_is_refused(fake: str, identity: Path) -> None:
     with (
         pytest.raises(ValueError, match=r"'fastest' is none of default, tuned"),
-        serve(fake, tmp_path / "m.onnx", "fastest", model_name="m"),
+        serve(fake, identity, "fastest", model_name="m"),
     ):
         pytest.fail("it was served")
 

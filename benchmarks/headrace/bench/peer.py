@@ -56,13 +56,17 @@ def serve(
     """`model` (an .onnx file) served by `peer` as `model_name` while the context lasts.
 
     `settings` override those of the configuration, one by one. The target's `about` says what runs:
-    versions, configuration, what differs from the others. At the end nothing of the server is left.
+    versions, configuration, what differs from the others, and for HTTP the model's `inputs`, as
+    ModelMetadata would have them. At the end nothing of the server is left.
     Raises ValueError for an unknown peer or configuration, and PeerUnavailable where it cannot be
     installed or does not become ready."""
     found = environments.read(peer)
     chosen = _configuration(peer, found, configuration, settings or {})
     environment = environments.environment(peer, found)
-    plan = _Plan(peer, found, configuration, chosen, environment, model.resolve(), model_name)
+    inputs = _inputs(peer, environment, model.resolve()) if found.protocol == "http" else None
+    plan = _Plan(
+        peer, found, configuration, chosen, environment, model.resolve(), model_name, inputs
+    )
     with ExitStack() as stack:
         running = _start(stack, plan)
         yield Target(
@@ -86,6 +90,7 @@ class _Plan:
     environment: Environment
     model: Path
     model_name: str
+    inputs: list[dict[str, Any]] | None  # where the server itself cannot tell them
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,17 @@ def _configuration(
     return chosen.model_copy(update={"settings": settings})
 
 
+def _inputs(peer: str, environment: Environment, model: Path) -> list[dict[str, Any]]:
+    """Name, datatype and shape of each of the model's inputs."""
+    program = environments.folder() / "shared" / "describe.py"
+    command = [str(environment.python), str(program), str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environ())
+    if done.returncode != 0:
+        raise PeerUnavailable(peer, f"cannot read {model}\n{done.stderr.strip()[-1000:]}")
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
 def _environ(program: Path, found: Peer) -> dict[str, str]:
     """The peer's variables: its program's folder and the shared one on the path, and for a peer in
     our own environment what is there already."""
@@ -209,4 +225,8 @@ def _about(plan: _Plan, running: _Running) -> dict[str, Any]:
         "differs": list(plan.peer.differs),
         "ready_seconds": running.seconds,
     }
-    return about if running.starts == 1 else about | {"starts": running.starts}
+    if plan.inputs is not None:
+        about["inputs"] = plan.inputs
+    if running.starts > 1:
+        about["starts"] = running.starts
+    return about

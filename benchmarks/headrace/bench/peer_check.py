@@ -90,7 +90,7 @@ def check(
 
 
 def _ask_http(target: Target, model_name: str, inputs: Tensors) -> dict[str, Array]:
-    adaptor = find(target.adaptor)
+    adaptor = find(target.adaptor or "oip")
     request = adaptor.prepare(model_name, inputs)
     url = urlsplit(target.address)
     if url.hostname is None:

@@ -71,7 +71,7 @@ class Peer(Spec):
     adaptor: str = ""
     ready: str = Field(pattern="^(model|/.*)$")
     ports: PositiveInt = 1
-    start_seconds: PositiveFloat = 60.0
+    start_seconds: PositiveFloat = 120.0
     differs: tuple[str, ...]
     configurations: dict[str, Configuration]
 

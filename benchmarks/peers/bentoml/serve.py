@@ -11,6 +11,7 @@ import bentoml
 import numpy as np
 from onnx_peer import Arguments, OnnxModel, arguments, inherited
 from safetensors.numpy import load, save
+from starlette.responses import Response
 
 
 class OnnxService:
@@ -22,8 +23,8 @@ class OnnxService:
 
     @bentoml.api
     def infer(self, body: bytes, /) -> bytes:
-        answer: bytes = save(self._onnx.run(load(body)))
-        return answer
+        # A ready response: of plain bytes, BentoML would work out the media type each time anew.
+        return Response(save(self._onnx.run(load(body))), media_type="application/octet-stream")
 
 
 def batched(given: Arguments) -> type:

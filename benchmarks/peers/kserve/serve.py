@@ -10,7 +10,7 @@ from typing import Any
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.utils.numpy_codec import from_np_dtype
 from kserve.utils.utils import generate_uuid
-from onnx_peer import Arguments, OnnxModel, Tensors, arguments
+from onnx_peer import Arguments, OnnxModel, Tensors, arguments, declared
 
 
 class Predictor(Model):
@@ -21,20 +21,26 @@ class Predictor(Model):
         self._onnx = OnnxModel(given.model, given.threads)
         self.ready = True
 
+    def get_input_types(self) -> list[dict[str, Any]]:
+        return declared(self._onnx.inputs)
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        return declared(self._onnx.outputs)
+
     def predict(self, payload: InferRequest, *_: Any) -> InferResponse:
         return _response(self.name, self._onnx.run(_feeds(payload)))
 
 
-class ThreadedPredictor(Model):
+class ThreadedPredictor(Predictor):
     """Runs on `instances` threads, each with a session of its own, beside the event loop."""
 
     def __init__(self, given: Arguments) -> None:
-        super().__init__(given.name)
+        super().__init__(given)
         self._idle: queue.SimpleQueue[OnnxModel] = queue.SimpleQueue()
-        for _ in range(given.instances):
+        self._idle.put(self._onnx)
+        for _ in range(given.instances - 1):
             self._idle.put(OnnxModel(given.model, given.threads))
         self._threads = ThreadPoolExecutor(given.instances)
-        self.ready = True
 
     async def predict(self, payload: InferRequest, *_: Any) -> InferResponse:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from typing import Any
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
-from onnx_peer import OnnxModel, arguments, inherited
+from onnx_peer import OnnxModel, arguments, declared, inherited
 
 
 class OnnxRuntime(MLModel):
@@ -47,8 +47,14 @@ def main() -> None:
     }
     if "debug" in given.settings:
         settings["debug"] = given.settings["debug"]
-    model: dict[str, Any] = {"name": given.name, "implementation": "serve.OnnxRuntime"}
-    if given.max_batch > 1 and OnnxModel(given.model, 1).batches:
+    onnx = OnnxModel(given.model, 1)
+    model: dict[str, Any] = {
+        "name": given.name,
+        "implementation": "serve.OnnxRuntime",
+        "inputs": declared(onnx.inputs),
+        "outputs": declared(onnx.outputs),
+    }
+    if given.max_batch > 1 and onnx.batches:
         model |= {"max_batch_size": given.max_batch, "max_batch_time": given.max_delay}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
+}
+_FLOATS = {"float16": "FP16", "float32": "FP32", "float64": "FP64"}
+_DATATYPES = {
+    name: _FLOATS.get(name, name.upper())
+    for name in (np.dtype(dtype).name for dtype in _DTYPES.values())
 }
 
 
@@ -132,9 +137,9 @@ def _tensor(node: Any) -> Tensor:
     return Tensor(node.name, _DTYPES[node.type], shape)
 
 
-def describe(model: OnnxModel) -> dict[str, Any]:
-    """Inputs and outputs, for a log."""
-    return {
-        "inputs": [{**asdict(t), "dtype": np.dtype(t.dtype).name} for t in model.inputs],
-        "outputs": [{**asdict(t), "dtype": np.dtype(t.dtype).name} for t in model.outputs],
-    }
+def declared(tensors: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Inputs or outputs as the Open Inference Protocol's model metadata has them."""
+    return [
+        {"name": t.name, "datatype": _DATATYPES[np.dtype(t.dtype).name], "shape": list(t.shape)}
+        for t in tensors
+    ]
