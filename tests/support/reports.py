@@ -1,5 +1,5 @@
-"""Reports as a load test would leave them, made without one: latencies of a queue with batches under
-a seeded generator, so that percentiles, histograms and intervals agree with each other."""
+"""Reports as a load test would leave them, made without one: latencies of a queue with batches
+under a seeded generator, so that percentiles, histograms and intervals agree with each other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Served:
 
 
 def measurement(
-    served: Served = Served(),  # noqa: B008: frozen
+    served: Served = Served(),
     rate: float = 400.0,
     seconds: float = 10.0,
     *,
@@ -196,7 +196,7 @@ def report(*sections: Section, **changes: Any) -> Report:
     return Report(**{**fields, **changes})
 
 
-def curve(points: int = 8, served: Served = Served(), saturation: float = 2000.0) -> Section:  # noqa: B008
+def curve(points: int = 8, served: Served = Served(), saturation: float = 2000.0) -> Section:
     """From 10% of `saturation` to 110%."""
     parts = np.linspace(0.1, 1.1, points)
     return section(

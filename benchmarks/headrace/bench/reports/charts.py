@@ -89,9 +89,8 @@ def _end_labels(ends: Sequence[tuple[Series, Point]], box: Box) -> Markup:
     for (one, (x, y)), place in zip(ends, places, strict=True):
         if abs(place - y) > 3 or x < box.right - 8:
             parts.append(svg.path([(x + 5, y), (box.right + 6, place)], "leader"))
-        words = svg.shorten(one.name, 22)
         weight = "name light" if one.minor else "name"
-        parts.append(svg.text(box.right + 9, place + 3.8, words, weight))
+        parts.append(svg.text(box.right + 9, place + 3.8, one.name, weight, letters=22))
     return join(*parts)
 
 
@@ -106,8 +105,10 @@ class TimeAxes:
 
 def time_axes(runs: Sequence[Sequence[Interval]]) -> TimeAxes:
     every = [interval for run in runs for interval in run if interval.seconds > 0]
+    end = max((i.start + i.seconds for i in every), default=1.0)
+    ticks = tuple(tick for tick in svg.linear([end]).ticks if tick[0] <= end)
     return TimeAxes(
-        svg.linear(i.start + i.seconds for i in every),
+        Axis(0.0, end, ticks),
         svg.linear((max(i.ok, i.errors) / i.seconds for i in every), ticks=3),
         svg.logarithmic(
             (value for i in every for value in (i.p50_ms, i.p99_ms) if value is not None), most=5
@@ -115,9 +116,7 @@ def time_axes(runs: Sequence[Sequence[Interval]]) -> TimeAxes:
     )
 
 
-def over_time(
-    heading: Heading, run: Sequence[Interval], axes: TimeAxes, width: float
-) -> Markup:
+def over_time(heading: Heading, run: Sequence[Interval], axes: TimeAxes, width: float) -> Markup:
     """Answers and errors per second as stairs, and below them p50 and p99 of the same seconds."""
     run = [interval for interval in run if interval.seconds > 0]
     above, below = Box(44, 26, width - 36, 112), Box(44, 144, width - 36, HEIGHT - 38)
@@ -280,7 +279,7 @@ def forest(heading: Heading, groups: Sequence[tuple[str, Sequence[Estimate]]]) -
     for name, group in groups:
         if name:
             y += 24
-            rows.append(svg.text(left, y - 6, svg.shorten(name, 60), "name group"))
+            rows.append(svg.text(left, y - 6, name, "name group", letters=60))
         for one in group:
             rows.append(_interval(one, axis, Box(left, y, right, y + 38)))
             y += 38
@@ -304,7 +303,7 @@ def _interval(one: Estimate, axis: Axis, box: Box) -> Markup:
     )
     room = int((box.right - box.left) / svg.LETTER) - len(one.words)
     return join(
-        svg.text(box.left, y - 12, svg.shorten(one.name, max(room, 12)), "name"),
+        svg.text(box.left, y - 12, one.name, "name", letters=max(room, 12)),
         svg.text(box.right, y - 12, one.words, f"name {one.kind}", anchor="end"),
         svg.line(low, y, high, y, f"interval {one.kind}"),
         svg.line(low, y - 4, low, y + 4, f"interval {one.kind}"),

@@ -37,9 +37,9 @@ def share(value: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time of day's length: "42 s", "3 min 20 s"."""
+    """A length of time as it is spoken of: "0.5 s", "42 s", "3 min 20 s"."""
     if value < 120:
-        return f"{number(value)} s"
+        return f"{value:.1f} s" if value < 10 and value != round(value) else f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
@@ -74,6 +74,12 @@ def _field(distribution: Distribution | None, field: str) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _deep(measurement: Measurement) -> float | None:
+    """p99.9, where there are requests enough for it to be more than the maximum's other name."""
+    latency = measurement.latency
+    return _field(latency, "p999_ms") if latency and latency.count >= 1000 else None
+
+
 def failed(measurement: Measurement) -> float | None:
     """The share of requests sent that were answered with an error, or not at all."""
     bad = sum(measurement.errors.values()) + measurement.unfinished
@@ -94,27 +100,29 @@ def _joules(measurement: Measurement) -> float | None:
 
 
 # fmt: off
+P50 = Column("p50", "ms", _latency("p50_ms"), "median latency, from when a request was due")
+P99 = Column("p99", "ms", _latency("p99_ms"), "one request in 100 took longer")
 ANSWERS = (
     Column("throughput", "/s", lambda m: m.throughput, "OK answers per second"),
     Column("goodput", "/s", lambda m: m.goodput, "OK answers within their deadline, per second"),
-    Column("p50", "ms", _latency("p50_ms"), "median latency, from when a request was due"),
+    P50,
     Column("p90", "ms", _latency("p90_ms"), "one request in 10 took longer"),
-    Column("p99", "ms", _latency("p99_ms"), "one request in 100 took longer"),
-    Column("p99.9", "ms", _latency("p999_ms"), "one request in 1,000 took longer"),
+    P99,
+    Column("p99.9", "ms", _deep, "one request in 1,000 took longer; not told of fewer than 1,000"),
     Column("max", "ms", _latency("max_ms"), "the slowest request answered OK"),
     Column("failed", "", failed, "errors and requests without an answer, of all sent", share),
 )
 COSTS = (
-    Column("server CPU", "µs/request", lambda m: m.server and m.server.cpu_us_per_request,
+    Column("server CPU", "µs/request", lambda m: m.server.cpu_us_per_request if m.server else None,
            "CPU time of the server's processes per OK answer"),
-    Column("peak memory", "MB", lambda m: m.server and m.server.peak_memory_mb,
+    Column("peak memory", "MB", lambda m: m.server.peak_memory_mb if m.server else None,
            "the largest resident memory of the server's processes together"),
     Column("energy", "mJ/request", _joules, "what the GPU drew, per OK answer"),
     Column("mean batch", "", lambda m: mean_batch(m.batches),
            "rows per execution, as the server counts them"),
-    Column("queue", "ms", lambda m: m.batches and m.batches.queue_ms,
+    Column("queue", "ms", lambda m: m.batches.queue_ms if m.batches else None,
            "mean time in the server's queue, as the server measures it"),
-    Column("compute", "ms", lambda m: m.batches and m.batches.compute_ms,
+    Column("compute", "ms", lambda m: m.batches.compute_ms if m.batches else None,
            "mean time of the execution, as the server measures it"),
     Column("client CPU", "µs/request", lambda m: m.client.cpu_us_per_request,
            "what the load generator itself took"),
@@ -210,7 +218,8 @@ def names(lines: Sequence[Row]) -> list[str]:
         return [line.label for line in lines]
     if len(labels) == 1 and len(targets) == len(lines):
         return [line.target for line in lines]
-    return [f"{line.target}, {line.label}" for line in lines]
+    # The label first: where room is short, it is the end that is cut off.
+    return [f"{line.label}, {line.target}" for line in lines]
 
 
 def load_words(load: dict[str, Any]) -> str:
@@ -225,9 +234,10 @@ def load_words(load: dict[str, Any]) -> str:
     }
     values = {key: _plain(value) for key, value in load.items()}
     try:
-        return words.get(kind, kind).format(**values)
+        said = words.get(kind, kind).format(**values)
     except KeyError:
         return kind
+    return said.removesuffix("s") if said.startswith("1 ") else said
 
 
 def _plain(value: Any) -> str:

@@ -27,7 +27,7 @@ from headrace.bench.reports.markup import Markup, element, join
 from headrace.bench.reports.words import answer, concerns, facts, headline
 from headrace.bench.results import Report, Section
 
-_FOLDED = 12  # a table of more lines than these stays closed until it is asked for
+_FOLDED = 24  # a table of more lines than these stays closed until it is asked for
 
 
 def page(report: Report) -> str:
@@ -47,8 +47,10 @@ def page(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
-    targets = dict.fromkeys(m.target for s in report.sections for m in s.measurements)
-    return " and ".join(targets) if 0 < len(targets) <= 3 else f"{len(targets)} targets"
+    targets = list(dict.fromkeys(m.target for s in report.sections for m in s.measurements))
+    if not 0 < len(targets) <= 3:
+        return f"{len(targets)} targets" if targets else "Nothing measured"
+    return " and ".join([", ".join(targets[:-1]), targets[-1]] if targets[1:] else targets)
 
 
 def _header(report: Report) -> Markup:
@@ -85,9 +87,13 @@ def _summary(report: Report) -> Markup:
         for concern in found
     ]
     warning = (
-        element("aside", element("h2", "Before you believe it"), element("ul", *told), class_="warn")
+        element(
+            "aside", element("h2", "Before you believe it"), element("ul", *told), class_="warn"
+        )
         if told
         else element("p", "No warnings: the load generator kept up.", class_="fine")
+        if any(section.measurements for section in report.sections)
+        else None
     )
     answered = element("ol", *answers, class_="answers")
     return element("section", answered, warning, class_="summary", aria_label="Summary")
@@ -107,7 +113,9 @@ def _section(section: Section, identity: str) -> Markup:
         _notes(section),
         _facts(section),
         _tables(section, lines),
-        element("p", f"Not known here: {', '.join(missing)}.", class_="missing") if missing else None,
+        element("p", f"Not known here: {', '.join(missing)}.", class_="missing")
+        if missing
+        else None,
         *_plots(drawn),
         _turns(section),
         id=identity,
@@ -118,7 +126,8 @@ def _notes(section: Section) -> Markup | None:
     if not section.notes:
         return None
     told = [element("li", note) for note in section.notes]
-    return element("aside", element("h3", "What differs"), element("ul", *told), class_="notes")
+    title = "What differs" if section.kind == "versus" else "To know"
+    return element("aside", element("h3", title), element("ul", *told), class_="notes")
 
 
 def _facts(section: Section) -> Markup | None:
@@ -245,13 +254,13 @@ def _pairs(title: str, values: Mapping[str, Any]) -> Markup | None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested keys with dots; what is empty is left out."""
+    """Nested keys with dots, but for "about"; what is empty is left out."""
     out: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            out += _flat(value, f"{prefix}{key}.")
+            out += _flat(value, "" if key == "about" else f"{prefix}{key}.")
         elif value not in (None, "", [], ()):
-            out.append((f"{prefix}{key}", _value(value)))
+            out.append((f"{prefix}{key}".replace("_", " "), _value(value)))
     return out
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
-from headrace.bench.reports.figures import ANSWERS, COSTS, Column, names, shown, summary
+from headrace.bench.reports.figures import ANSWERS, COSTS, names, shown, summary
 from headrace.bench.reports.words import (
     answer,
     concerns,
@@ -41,7 +42,8 @@ def _section(section: Section) -> list[str]:
             [name + (" (client-bound)" if line.limiting else ""), *map(line.text, columns)]
             for line, name in zip(lines, names(lines), strict=True)
         ]
-        parts.append(_grid(["", *map(_heading, columns)], body))
+        head = ["", *(column.heading for column in columns)]
+        parts.append(_grid(head, body, numbers=range(1, len(head))))
     if section.ratios:
         first = section.ratios[0]
         body = [
@@ -49,18 +51,15 @@ def _section(section: Section) -> list[str]:
             for r in section.ratios
         ]
         interval = f"median ({first.confidence:.0%} interval)"
-        parts.append(_grid(["sides", "figure", interval, "difference"], body))
+        parts.append(_grid(["sides", "figure", interval, "difference"], body, numbers=(2,)))
     if section.notes:
         parts.append("\n".join(f"- {_plain(note)}" for note in section.notes))
     return parts
 
 
-def _heading(column: Column) -> str:
-    return column.heading
-
-
-def _grid(head: list[str], body: list[list[str]]) -> str:
-    rule = ["---", *("---:" for _ in head[1:])]
+def _grid(head: list[str], body: list[list[str]], numbers: Sequence[int]) -> str:
+    """A table whose columns at the places `numbers` are aligned to the right."""
+    rule = ["---:" if place in numbers else "---" for place in range(len(head))]
     rows = [map(_plain, head), rule, *(map(_plain, row) for row in body)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

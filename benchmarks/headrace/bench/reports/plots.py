@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import binascii
 import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hdrh.codec import HdrCookieException, HdrLengthException
 from hdrh.histogram import HdrHistogram
 
 from headrace.bench.reports import charts, svg
 from headrace.bench.reports.charts import Heading, Point, Series
 from headrace.bench.reports.figures import (
+    P50,
+    P99,
     Row,
     names,
     number,
@@ -24,6 +26,7 @@ from headrace.bench.reports.words import figure_words, interval_words, judgement
 from headrace.bench.results import Distribution, Interval, Section
 
 MOST = 6  # lines in a chart, or charts of one kind in a section
+_UNREADABLE = (HdrCookieException, HdrLengthException, zlib.error, ValueError, TypeError)
 _DEPTHS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -47,10 +50,22 @@ def plots(section: Section, identity: str) -> list[Plot]:
 
 
 def picked(lines: Sequence[Row]) -> list[int]:
-    """The places of at most MOST lines: first, last and evenly between."""
+    """The places of at most MOST lines: of each target as many, first, last and evenly between."""
     if len(lines) <= MOST:
         return list(range(len(lines)))
-    return [round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)]
+    groups: dict[str, list[int]] = {}
+    for place, line in enumerate(lines):
+        groups.setdefault(line.target, []).append(place)
+    each = max(1, MOST // len(groups))
+    return [place for group in list(groups.values())[:MOST] for place in _evenly(group, each)]
+
+
+def _evenly(places: list[int], most: int) -> list[int]:
+    if len(places) <= most:
+        return places
+    if most == 1:
+        return places[-1:]
+    return [places[round(i * (len(places) - 1) / (most - 1))] for i in range(most)]
 
 
 def _by_target(section: Section) -> list[Row]:
@@ -61,7 +76,8 @@ def _by_target(section: Section) -> list[Row]:
 
 
 def _left_out(lines: Sequence[Row]) -> str:
-    return f" ({MOST} of {len(lines)} measurements)" if len(lines) > MOST else ""
+    drawn = len(picked(lines))
+    return f" ({drawn} of {len(lines)} measurements)" if drawn < len(lines) else ""
 
 
 def _offered(row: Row) -> tuple[float, str] | None:
@@ -89,17 +105,17 @@ def _curves(section: Section, identity: str) -> list[Plot]:
     targets = list(dict.fromkeys(line.target for line in lines))[:4]
     series = []
     for place, target in enumerate(targets):
-        for key, minor in (("p99_ms", False), ("p50_ms", True)):
-            points = sorted(
-                (o[0], getattr(m.latency, key))
-                for line, o in zip(lines, offered, strict=True)
-                if line.target == target and o
-                for m in line.measurements
-                if m.latency and m.latency.count
-            )
-            name = key.removesuffix("_ms") + (f" {target}" if len(targets) > 1 else "")
+        own = [
+            (o[0], line)
+            for line, o in zip(lines, offered, strict=True)
+            if line.target == target and o
+        ]
+        for column, minor in ((P99, False), (P50, True)):
+            medians = sorted((x, line.value(column) or 0.0) for x, line in own)
+            points = tuple((x, y) for x, y in medians if y > 0)
+            name = column.title + (f" {target}" if len(targets) > 1 else "")
             tips = tuple(f"{name} at {number(x)}: {number(y)} ms" for x, y in points)
-            series.append(Series(name, tuple(points), place, minor, tips))
+            series.append(Series(name, points, place, minor, tips))
     if not any(one.points for one in series):
         return []
     values = [point for one in series for point in one.points]
@@ -124,9 +140,9 @@ def _turns(section: Section, identity: str) -> list[Plot]:
     series = []
     for place, (line, name) in enumerate(zip(lines[:4], names(lines), strict=False)):
         points = tuple(
-            (float(turn), m.latency.p99_ms)
+            (float(turn), value)
             for turn, m in enumerate(line.measurements, 1)
-            if m.latency and m.latency.count
+            if (value := P99.of(m) or 0.0) > 0
         )
         tips = tuple(f"{name}, turn {x:g}: p99 {number(y)} ms" for x, y in points)
         series.append(Series(name, points, place, False, tips))
@@ -159,7 +175,7 @@ def spectrum(distributions: Sequence[Distribution]) -> list[Point]:
         if one.count and one.histogram:
             try:
                 total.add(HdrHistogram.decode(one.histogram.encode()))
-            except (binascii.Error, zlib.error, ValueError, IndexError, TypeError) as error:
+            except _UNREADABLE as error:
                 raise ValueError(f"a histogram that can't be read: {error}") from error
     count = total.get_total_count()
     if not count:
@@ -211,7 +227,7 @@ def _percent(depth: float) -> str:
 
 
 def _times(section: Section, identity: str) -> list[Plot]:
-    """Throughput, errors and latency over time; where sides alternate, of each side's first turn."""
+    """Throughput, errors and latency over time; of sides that alternate, the first turn."""
     everything = _by_target(section)
     lines = [line for line in everything if _lasting(line.measurements[0].intervals)]
     chosen = picked(lines)

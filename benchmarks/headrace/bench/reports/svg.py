@@ -46,8 +46,8 @@ def linear(values: Iterable[float], *, ticks: int = 5, whole: bool = False) -> A
 
 
 def logarithmic(values: Iterable[float], most: int = 10) -> Axis:
-    """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above; more
-    than `most` ticks would be too many."""
+    """From the 1, 2 or 5 times a power of ten below all `values` (those above 0) to that above,
+    with at most `most` ticks."""
     known = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
     low, high = _round_down(min(known)), _round_up(max(known))
     if high <= low * 1.001:
@@ -128,9 +128,18 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 
 def text(
-    x: float, y: float, words: str, class_: str, *, anchor: Literal["end", "middle"] | None = None
+    x: float,
+    y: float,
+    words: str,
+    class_: str,
+    *,
+    anchor: Literal["end", "middle"] | None = None,
+    letters: int = 1000,
 ) -> Markup:
-    return element("text", words, x=x, y=y, class_=class_, text_anchor=anchor)
+    """One line of text, cut off after so many `letters`: then the whole is under the pointer."""
+    short = words if len(words) <= letters else words[: letters - 1].rstrip(" ,") + "…"
+    whole = element("title", words) if short != words else None
+    return element("text", short, whole, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def path(points: Sequence[tuple[float, float]], class_: str, style: str | None = None) -> Markup:
@@ -182,7 +191,3 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     for place, i in zip(moved, order, strict=True):
         out[i] = place
     return out
-
-
-def shorten(words: str, letters: int) -> str:
-    return words if len(words) <= letters else words[: letters - 1].rstrip(" ,") + "…"

@@ -77,7 +77,8 @@ def _table(lines: Sequence[Row], columns: Sequence[Column], title: str) -> Table
     table.add_column(title, overflow="fold", min_width=8)
     columns = shown(columns, lines)
     for column in columns:
-        head = f"{column.title}\n{column.unit}" if column.unit else column.title
+        unit = column.unit.replace("/request", "/req")  # fits into 80 columns
+        head = f"{column.title}\n{unit}" if unit else column.title
         table.add_column(Text(head), justify="right", overflow="fold")
     for line, name in zip(lines, names(lines), strict=True):
         first = Text(name)

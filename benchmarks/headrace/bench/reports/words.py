@@ -65,11 +65,11 @@ def times(ratio: Ratio, value: float) -> str:
     """One of the ratio's figures, to as many decimals as tell all of them from 1."""
     if not math.isfinite(value):
         return NOTHING
-    return f"{value:.{3 if 0.9 < ratio.low and ratio.high < 1.1 else 2}f}"
+    return f"{value:.{3 if ratio.low > 0.9 and ratio.high < 1.1 else 2}f}"
 
 
 def interval_words(ratio: Ratio) -> str:
-    """ "1.32× (1.25 to 1.40)" """
+    """The median, and the interval in brackets."""
     median, low, high = (times(ratio, v) for v in (ratio.median, ratio.low, ratio.high))
     return f"{median}× ({low} to {high})"
 
@@ -134,32 +134,45 @@ def _objective(section: Section) -> str:
 
 
 def _curve(section: Section) -> str:
-    ends = [
-        (label(section, place), m.latency.p50_ms, m.latency.p99_ms)
-        for place, m in enumerate(section.measurements)
-        if m.latency and m.latency.count
-    ]
-    if len(ends) < 2 or len({m.target for m in section.measurements}) > 1:
-        return ""
-    (first, p50, p99), (last, p50_last, p99_last) = ends[0], ends[-1]
-    said = (
-        f"From {first} to {last}, p50 goes from {number(p50)} to {number(p50_last)} ms and p99 "
-        f"from {number(p99)} to {number(p99_last)} ms."
-    )
+    said = []
     saturation = section.facts.get("saturation")
     if isinstance(saturation, int | float):
-        said = f"Saturation is {number(saturation)} requests/s. {said}"
-    return said
+        said.append(f"Saturation is {number(saturation)} requests/s.")
+    targets = list(dict.fromkeys(m.target for m in section.measurements))
+    for target in targets:
+        ends = [
+            (label(section, place), m.latency)
+            for place, m in enumerate(section.measurements)
+            if m.target == target and m.latency and m.latency.count
+        ]
+        if len(ends) > 1:
+            (first, low), (last, high) = ends[0], ends[-1]
+            said.append(
+                f"From {first} to {last}, p50 {f'of {target} ' if len(targets) > 1 else ''}goes "
+                f"from {number(low.p50_ms)} to {number(high.p50_ms)} ms and p99 from "
+                f"{number(low.p99_ms)} to {number(high.p99_ms)} ms."
+            )
+    return " ".join(said)
 
 
 def _versus(section: Section) -> str:
-    return " ".join(f"{_capital(verdict(ratio))}." for ratio in _first(section.ratios))
+    pairs = dict.fromkeys((ratio.side, ratio.base) for ratio in section.ratios)
+    told: list[Ratio] = []
+    for pair in pairs:
+        first = _first([ratio for ratio in section.ratios if (ratio.side, ratio.base) == pair])
+        told += first if len(pairs) <= 2 else [_telling(first)]
+    return " ".join(f"{_capital(verdict(ratio))}." for ratio in told)
 
 
 def _first(ratios: Sequence[Ratio]) -> list[Ratio]:
     """The two that a summary has room for: throughput and p99, real or not, where there are any."""
     order = {"throughput": 0, "p99 latency": 1}
     return sorted(ratios, key=lambda ratio: order.get(figure_words(ratio.figure), 2))[:2]
+
+
+def _telling(ratios: Sequence[Ratio]) -> Ratio:
+    """The first whose difference is real, or else the first."""
+    return next((ratio for ratio in ratios if ratio.real), ratios[0])
 
 
 def _start(section: Section) -> str:
@@ -259,10 +272,12 @@ def headline(section: Section) -> tuple[str, str]:
         rate = section.facts.get("rate")
         return (number(rate), "requests/s") if isinstance(rate, int | float) else ("none", "")
     if section.kind == "versus" and section.ratios:
-        first = _first(section.ratios)
-        ratio = next((ratio for ratio in first if ratio.real), first[0])
+        if len({(ratio.side, ratio.base) for ratio in section.ratios}) > 1:
+            return "", ""
+        ratio = _telling(_first(section.ratios))
         return f"{times(ratio, ratio.median)}×", figure_words(ratio.figure)
-    if section.kind in ("load", "curve") and section.measurements:
+    one = len({m.target for m in section.measurements}) == 1
+    if section.kind in ("load", "curve") and one:
         best = section.facts.get("saturation")
         if not isinstance(best, int | float):
             best = max(m.throughput for m in section.measurements)
