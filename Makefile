@@ -34,8 +34,9 @@ format: $(DEV)  ## rewrite in the house's format
 protos: $(DEV)  ## regenerate the Python stubs from the .proto sources
 	$(BIN)/python protos/generate.py
 
-bench: $(DEV)  ## requests/s against ONNX Runtime's own limit on this machine, about a minute
-	$(BIN)/python benchmarks/no_knobs.py --models magika lstm --only-auto --turns 3
+bench: $(DEV)  ## some scenarios, against ourselves and PyTriton, in under five minutes
+	$(BIN)/headrace bench scenario --short tiny magika embeddings vad-streams overload cold-start \
+		--json .cache/bench.json --html .cache/bench.html
 
 constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt

@@ -71,6 +71,7 @@ def test_a_file_that_is_no_report(
         "versus a:1 -m m",
         "search a:1 -m m --p99 0",
         "scenario nope",
+        "scenario tiny --peers nope",
     ],
 )
 def test_bad_usage_ends_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,17 @@ def test_callers_are_doubled_until_they_add_nothing() -> None:
     found = saturation(job(), batching(64))
     assert (found.rate, found.callers) == (640, 64)
     assert found.section.labels == (
-        "8 callers", "16 callers", "32 callers", "64 callers", "128 callers",
+        "8 callers", "16 callers", "32 callers", "64 callers", "128 callers", "256 callers",
     )  # fmt: skip
+
+
+def test_one_run_that_went_badly_does_not_end_it() -> None:
+    def measure(job: Job) -> Measurement:
+        assert isinstance(job.load, ClosedLoad)
+        rate = 1 if job.load.callers == 16 else 10 * min(job.load.callers, 64)
+        return measurement(job, [0.1] * round(rate * job.duration))
+
+    assert saturation(job(), measure).rate == 640
 
 
 def test_a_server_that_answers_nothing_has_no_saturation() -> None:

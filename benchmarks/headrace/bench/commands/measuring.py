@@ -15,6 +15,7 @@ from headrace.bench.commands.options import (
     add_target,
 )
 from headrace.bench.errors import BenchError
+from headrace.bench.peer import available
 from headrace.bench.questions import under
 from headrace.bench.questions.curve import SHARES, curve
 from headrace.bench.questions.goodput import goodput
@@ -208,5 +209,11 @@ def _chosen(given: argparse.Namespace, name: str) -> scenario.Scenario:
     except BenchError as error:
         raise UsageError(str(error)) from error
     found = found.shortened() if given.short else found
+    unknown = {side.peer for side in map(sides.side, given.peers or ())} - {"", *available()}
+    if unknown:
+        raise UsageError(
+            f"--peers: expected some of {', '.join(available())}, or NAME=HOST:PORT, "
+            f"got {', '.join(sorted(unknown))}"
+        )
     changes = {key: getattr(given, key) for key in ("peers", "turns", "duration", "processes")}
     return found.model_copy(update={key: value for key, value in changes.items() if value})

@@ -25,16 +25,18 @@ class Saturation:
 
 
 def saturation(job: Job, measure: Measure) -> Saturation:
-    """Doubles the callers until that adds less than 5 % to the throughput.
+    """Doubles the callers until two times in a row that adds less than 5 % to the throughput: once
+    may be noise.
 
     Raises BenchError, naming the target and what it answered, where nothing was answered.
     """
     runs: list[tuple[int, Measurement]] = []
-    callers = _FIRST_CALLERS
-    while callers <= _MOST_CALLERS:
+    callers, most, in_vain = _FIRST_CALLERS, 0.0, 0
+    while callers <= _MOST_CALLERS and in_vain < 2:
         runs.append((callers, measure(under(job, ClosedLoad(callers=callers), turn=len(runs)))))
-        if len(runs) > 1 and runs[-1][1].throughput < _GAIN * runs[-2][1].throughput:
-            break
+        throughput = runs[-1][1].throughput
+        in_vain = 0 if throughput > _GAIN * most else in_vain + 1
+        most = max(most, throughput)
         callers *= 2
     best, measurement = max(runs, key=lambda run: run[1].throughput)
     if not measurement.throughput:

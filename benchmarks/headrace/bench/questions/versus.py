@@ -13,7 +13,10 @@ from headrace.bench.spec import Job
 FIGURES = ("throughput", "goodput", "p50_ms", "p99_ms", "cpu_us_per_request")
 
 # Of what targets say of themselves: names and sentences, which always differ.
-_NOT_COMPARED = ("about", "differs", "peer", "ready_seconds", "settings", "starts", "version")
+_NOT_COMPARED = (
+    "about", "configuration", "differs", "inputs", "peer", "ready_seconds", "settings", "starts",
+    "version",
+)  # fmt: skip
 
 
 def versus(
