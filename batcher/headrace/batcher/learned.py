@@ -114,8 +114,8 @@ def _equal_share(state: State, seen: Group, now: float) -> float:
     rows = seen.queue.rows
     share = float(rows)
     others = sorted(state.free_in(e, now) for e in seen.peers if e != seen.executor)
-    for place, free in enumerate(others):
-        share = min(share, (rows + seen.rate * free) / (place + 2))
+    for executors, free in enumerate(others, 2):
+        share = min(share, (rows + seen.rate * free) / executors)
     return share
 
 
