@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,14 @@ from typing import Any
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
+from headrace.bench.models import model
 from headrace.client import InferOptions
 from headrace.client.messages import infer_request
-from models import SUBJECTS, Subject, subjects
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 LIMIT = "ONNX Runtime alone"
@@ -52,6 +53,30 @@ CONFIGURATIONS = {
 }
 
 Latencies = list[float]  # seconds
+Make = Callable[[np.random.Generator], npt.NDArray[np.generic]]
+
+
+def _normal(*shape: int) -> Make:
+    return lambda rng: rng.standard_normal(shape).astype(np.float32)
+
+
+# The input of each model, and one request's array for it, of one row.
+INPUTS: dict[str, tuple[str, Make]] = {
+    "magika": ("bytes", lambda rng: rng.integers(0, 256, (1, 2048), dtype=np.int32)),
+    "ocr-classify": ("x", _normal(1, 3, 48, 192)),
+    "ocr-recognise": ("x", _normal(1, 3, 48, 320)),
+    "lstm": ("x", _normal(1, 50, 64)),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured. `make` gives the array of one request, of one row."""
+
+    name: str
+    path: Path
+    input: str
+    make: Make
 
 
 @dataclass(frozen=True)
@@ -179,7 +204,7 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--models", nargs="+", choices=INPUTS, default=list(INPUTS))
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--turns", type=int, default=5, help="alternations; medians are shown")
@@ -193,7 +218,8 @@ def main() -> None:
         "model", "callers", "limit, rows/s", "auto", "/ limit", "best fixed", "auto / best",
         "p50 / p99 ms",
     )  # fmt: skip
-    for subject in subjects(arguments.models):
+    for wanted in arguments.models:
+        subject = Subject(wanted, model(wanted).path, *INPUTS[wanted])
         with server(subject, names) as address:
             for callers in arguments.callers:
                 found = measure(subject, address, names, callers, turns)

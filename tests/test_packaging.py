@@ -20,7 +20,7 @@ import pytest
 from support import models, server
 
 ROOT = pathlib.Path(__file__).parents[1]
-ROOMS = ("server", "batcher", "clients/python", "protos/python")
+ROOMS = ("server", "batcher", "benchmarks", "clients/python", "protos/python")
 
 # Two installations from a package index take their time.
 pytestmark = pytest.mark.timeout(600)
@@ -133,7 +133,8 @@ def test_what_is_in_the_wheel(wheel: pathlib.Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     packages = {"/".join(name.split("/")[:2]) for name in names if name.startswith("headrace/")}
     assert packages == {
-        f"headrace/{room}" for room in ("server", "batcher", "client", "inference", "stream")
+        f"headrace/{room}"
+        for room in ("server", "batcher", "client", "bench", "inference", "stream")
     }
     others = {name.split("/")[0] for name in names if not name.startswith("headrace/")}
     assert {name for name in others if not name.endswith(".dist-info")} == set()

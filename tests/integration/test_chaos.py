@@ -223,7 +223,8 @@ async def test_chaos(tmp_path: pathlib.Path, seed: int, caplog: pytest.LogCaptur
     models.write(tmp_path, "lab", models.lab(), config=CONFIG)
     surprises: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: surprises.append(what))
-    settings = load_settings({"models": [tmp_path], "grpc_port": 0, "http_port": 0}, None, {})
+    flags = {"models": [tmp_path], "grpc_port": 0, "http_port": 0, "rpc_engine": server.ENGINE}
+    settings = load_settings(flags, None, {})
     async with running(settings) as (app, addresses):
         generations = [app.registry.get("lab")]
         retry = RetryPolicy(max_attempts=1)

@@ -207,8 +207,8 @@ async def test_while_it_loads_it_lives_and_is_not_ready(
         return port
 
     monkeypatch.setattr(rpc, "bind", noting_bind)
-    paths = [tmp_path / "models"]
-    settings = load_settings({"models": paths, "grpc_port": 0, "http_port": 0}, None, {})
+    flags = {"models": [tmp_path / "models"], "grpc_port": 0, "http_port": 0}
+    settings = load_settings(flags | {"rpc_engine": server.ENGINE}, None, {})
     app = server_app.App(settings)
     starting = asyncio.create_task(app.start())
     try:

@@ -19,6 +19,8 @@ from typing import Any
 _BANNER = re.compile(r"gRPC on (\S+) and HTTP on (\S+)$")
 # Generous: what is waited for is an event, this only ends a test that would hang.
 PATIENCE = 60.0
+# The engine that tests run with: `RPC_ENGINE=native python -m pytest tests/integration`.
+ENGINE = os.environ.get("RPC_ENGINE", "auto")
 
 
 @dataclass
@@ -97,9 +99,17 @@ def serving(
     Afterwards it is told to stop, must exit with 0, and must not have logged an error that nobody
     expected. A block that has waited for the exit itself is left alone with what it found.
     """
+    engine = f"--rpc-engine={ENGINE}"
     with log_file.open("w") as log:
         process = subprocess.Popen(
-            [command or executable(), "serve", *arguments, "--grpc-port=0", "--http-port=0"],
+            [
+                command or executable(),
+                "serve",
+                *arguments,
+                "--grpc-port=0",
+                "--http-port=0",
+                engine,
+            ],
             env=clean_environment(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -45,8 +45,8 @@ def late(state: State, request: Request) -> Reject | None:
         return _hopeless(state, request, run)
     finish = alone
     if state.queued_requests:
-        predicted = min(predicted_finish(state, request), _finish_in_overload(state, request))
-        finish = max(alone, predicted)
+        predicted = predicted_finish(state, request) * _margin(state, request)
+        finish = max(alone, min(predicted, _finish_in_overload(state, request)))
     overdue = now + finish - request.deadline
     if overdue <= 0:
         return None
@@ -76,6 +76,13 @@ def _hopeless(state: State, request: Request, run: float) -> Reject | None:
     return Reject(request, Why.TOO_SHORT, 0.0, message)
 
 
+def _margin(state: State, request: Request) -> float:
+    """The factor on the shortest time in which a queue can be served: runs differ, and what they
+    cost was never all learned. Without it a burst is let in that is a part too long."""
+    row_bytes = request.nbytes / request.rows
+    return 1 + state.table(state.executors[0], request.key, row_bytes).spread
+
+
 def _seconds_alone(state: State, executor: str, request: Request) -> float:
     table = state.table(executor, request.key, request.nbytes / request.rows)
     return table.seconds(request.rows) if table.known else 0.0
@@ -94,7 +101,10 @@ def predicted_finish(state: State, request: Request) -> float:
 
 def _finish_in_overload(state: State, request: Request) -> float:
     """In overload the policy passes over requests that a batch of the needed size cannot serve in
-    time, in favour of fresh ones such as this: then only those in between stand in its way."""
+    time, in favour of fresh ones such as this: then only those in between stand in its way.
+
+    Infinite where it would pass over nobody: of a burst that came all at once none is fresher.
+    """
     now, executor = request.arrival, state.executors[0]
     queue = state.queues.get(request.key)
     plan = state.table(executor, request.key, request.nbytes / request.rows).plan
@@ -104,8 +114,11 @@ def _finish_in_overload(state: State, request: Request) -> float:
         return math.inf
     free = min(state.free_in(e, now) for e in state.executors)
     needed = plan.seconds[plan.needed(rate, demand.patience, executors)]
-    ahead = queue.rows_before(request.rank) - queue.rows_before((now + free + needed, math.inf))
-    return _spread(state, request, {request.key: max(0.0, ahead) + request.rows})
+    passed_over = queue.rows_before((now + free + needed, math.inf))
+    if not passed_over:
+        return math.inf
+    ahead = max(0.0, queue.rows_before(request.rank) - passed_over)
+    return _spread(state, request, {request.key: ahead + request.rows})
 
 
 def _spread(state: State, request: Request, rows: Mapping[Hashable, float]) -> float:

@@ -138,23 +138,24 @@ class CostTable:
 
     def _smoothed(self, sizes: Numbers, means: Numbers, weights: Numbers) -> Numbers:
         """Means, those of rarely seen sizes drawn towards a line through their neighbours."""
+        rare = np.flatnonzero(weights < _VOUCHED)
+        if not rare.size:
+            return means
+        logs = np.log(sizes)
+        # A row for each rare size, a column for each size that vouches for it.
+        kernel = weights * np.exp(-(((logs - logs[rare, None]) / _REACH) ** 2) / 2)
+        kernel /= kernel.sum(1, keepdims=True)
+        x, y = kernel @ sizes, kernel @ means
+        across, up = sizes - x[:, None], means - y[:, None]
+        variance = np.maximum((kernel * across**2).sum(1), 1e-9)
+        slope = np.maximum((kernel * across * up).sum(1) / variance, 0.0)
+        fitted = y + slope * (sizes[rare] - x)
+        strangeness = np.abs(means[rare] / np.maximum(fitted, 1e-12) - 1) / (
+            1.5 * self.spread + 0.01
+        )
+        pull = 4 / (1 + strangeness**2)
         out = means.copy()
-        for i, size in enumerate(sizes):
-            if weights[i] >= _VOUCHED:
-                continue
-            kernel = weights * np.exp(-((np.log(sizes / size) / _REACH) ** 2) / 2)
-            total = kernel.sum()
-            x, y = (kernel * sizes).sum() / total, (kernel * means).sum() / total
-            variance = (kernel * (sizes - x) ** 2).sum()
-            slope = (
-                max(0.0, (kernel * (sizes - x) * (means - y)).sum() / variance)
-                if (variance > 1e-9)
-                else 0.0
-            )
-            fitted = y + slope * (size - x)
-            strangeness = abs(means[i] / max(fitted, 1e-12) - 1) / (1.5 * self.spread + 0.01)
-            pull = 4 / (1 + strangeness**2)
-            out[i] = (weights[i] * means[i] + pull * fitted) / (weights[i] + pull)
+        out[rare] = (weights[rare] * means[rare] + pull * fitted) / (weights[rare] + pull)
         return out
 
     def _through(self, sizes: Numbers, seconds: Numbers) -> Numbers:

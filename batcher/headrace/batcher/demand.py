@@ -81,9 +81,10 @@ class Demand:
     have no deadline.
     """
 
-    __slots__ = ("_began", "_last", "_level", "echo", "patience")
+    __slots__ = ("_began", "_last", "_level", "echo", "key", "patience")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Hashable = None) -> None:
+        self.key = key
         self.patience = math.inf
         self.echo = Echo()
         self._level = 0.0
@@ -120,20 +121,26 @@ class Demands:
         self._of: OrderedDict[Hashable, Demand] = OrderedDict()
 
     def arrived(self, request: Request) -> None:
-        """Counts a request, also one that is refused: it is demand all the same."""
+        """Counts a request, also one that is refused: it is demand all the same.
+
+        Equal keys become one object: it is looked up many times from now on, and what is found by
+        identity need not be compared, shape by shape.
+        """
         demand = self._of.get(request.key)
         if demand is None:
-            demand = self._of[request.key] = Demand()
+            demand = self._of[request.key] = Demand(request.key)
             if len(self._of) > _KEPT_KEYS:
                 self._of.popitem(last=False)
         else:
+            request.key = demand.key
             self._of.move_to_end(request.key)
         demand.add(request.arrival, request.rows, request.deadline - request.arrival)
 
     def answered(self, key: Hashable, now: float, rows: int, alone: float) -> None:
         """`rows` of `key` were answered, of which one alone takes `alone` seconds."""
-        if key in self._of:
-            self._of[key].answered(now, rows, alone)
+        demand = self._of.get(key)
+        if demand is not None:
+            demand.answered(now, rows, alone)
 
     def of(self, key: Hashable) -> Demand:
         """The demand for `key`; none at all for a key never seen."""

@@ -17,14 +17,13 @@ Theory of operation, in the order in which a decision is made:
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from headrace.batcher.group import Group, group
 from headrace.batcher.placement import place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
-from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
-from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 from headrace.batcher.waiting import wait_until
 
@@ -49,23 +48,18 @@ class Learned:
         if chosen is None:
             return wake(state)
         executor = chosen.executor
-        plan = state.table(executor, key, queue.row_bytes).plan
         if queue.head.solo:
             return (Dispatch(close(state, key, executor, 1, Reason.SOLO, now)),)
-        if plan is None:
+        seen = group(state, key, executor, now)
+        if seen is None:
             return self._without_costs.decide(state, now)
-        rate = state.demands.of(key).rate(now)
-        if len(state.queues) > 1:
-            # The other keys take their share of the executors' time: it is as if this one were
-            # asked for as much as all of them together.
-            rate = max(rate, _asked(state, executor, now) * plan.peak_rate)
-        until = wait_until(state, executor, key, rate, now)
+        until = wait_until(state, seen, now)
         if until > now:
             return (WakeAt(min([until, *(w.time for w in wake(state))])),)
-        wanted, reason = _wanted(state, executor, queue, plan, rate, now)
+        wanted, reason = _wanted(state, seen, now)
         if chosen.most < wanted:
             wanted, reason = chosen.most, Reason.SHARED
-        skip, rows = _in_time(state, executor, key, wanted, rate, now)
+        skip, rows = _in_time(seen, wanted, now)
         if skip:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
@@ -93,65 +87,49 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
             yield request
 
 
-def _load(state: State, executor: str, now: float) -> float:
-    """The share of the executors' best capacity that is asked for, below 1."""
-    return min(_HIGHEST_LOAD, _asked(state, executor, now) / len(state.peers[executor]))
-
-
-def _asked(state: State, executor: str, now: float) -> float:
-    """Executor-seconds a second that the waiting keys ask for, at their best costs."""
-    costs: dict[Hashable, float] = {}
-    for key, queue in state.queues.items():
-        plan = state.table(executor, key, queue.row_bytes).plan
-        if plan is not None:
-            costs[key] = 1 / plan.peak_rate
-    return state.demands.load(costs, now)
-
-
-def _wanted(
-    state: State, executor: str, queue: Queue, plan: SizePlan, rate: float, now: float
-) -> tuple[int, Reason]:
+def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
     """The size to want when no deadline presses, and what keeps it from being larger."""
-    peers = state.peers[executor]
-    executors, idle = len(peers), sum(state.running[e] is None for e in peers)
+    queue, plan, peers = seen.queue, seen.plan, seen.peers
+    executors = len(peers)
     pressed = state.device.pressed
-    if pressed:  # a second batch would only take time from what both wait for
-        idle = 1
+    # On a pressed device a second batch would only take time from what both wait for.
+    idle = 1 if pressed else sum(state.running[e] is None for e in peers)
     limit = min(queue.rows, plan.largest)
-    inflated = queue.rows / (1 - _load(state, executor, now)) / idle
-    size = plan.best(inflated, limit)
+    load = min(_HIGHEST_LOAD, seen.asked / executors)
+    size = plan.best(queue.rows / (1 - load) / idle, limit)
+    sustaining = min(limit, plan.sustaining(seen.rate / executors))
     if len(state.queues) == 1:
-        size = max(size, min(limit, plan.sustaining(rate / executors)))
+        size = max(size, sustaining)
     reason = Reason.NO_GAIN if size < limit else Reason.FULL
     if len(state.queues) < executors and not pressed:  # else the others will have keys of their own
-        others = sorted(state.free_in(e, now) for e in peers if e != executor)
-        share = float(queue.rows)
-        for place, free in enumerate(others):
-            share = min(share, (queue.rows + rate * free) / (place + 2))
-        enough = max(min(limit, plan.sustaining(rate / executors)), math.ceil(share - 1e-9), 1)
+        share = _equal_share(state, seen, now)
+        enough = max(sustaining, math.ceil(share - 1e-9), 1)
         if enough < size:
             size, reason = enough, Reason.SHARED
     return size, reason
 
 
-def _in_time(
-    state: State, executor: str, key: Hashable, wanted: int, rate: float, now: float
-) -> tuple[list[Request], int]:
+def _equal_share(state: State, seen: Group, now: float) -> float:
+    """Rows for each executor, of those that will have come by the time the others are free."""
+    rows = seen.queue.rows
+    share = float(rows)
+    others = sorted(state.free_in(e, now) for e in seen.peers if e != seen.executor)
+    for place, free in enumerate(others):
+        share = min(share, (rows + seen.rate * free) / (place + 2))
+    return share
+
+
+def _in_time(seen: Group, wanted: int, now: float) -> tuple[list[Request], int]:
     """Requests to let go of, or none and the size that keeps the deadlines of those it takes.
 
     Callers' turns can put a tight deadline behind a loose one, so it is not only the head's.
     """
-    queue = state.queues[key]
-    table = state.table(executor, key, queue.row_bytes)
-    plan = table.plan
-    assert plan is not None
-    guard = table.guard
+    queue, plan, guard = seen.queue, seen.plan, seen.table.guard
     slack = min(request.deadline for request in islice(queue, wanted)) - now
     if plan.seconds[wanted] * guard <= slack:
         return [], wanted
     smaller = max(1, plan.within(slack / guard, wanted))
-    patience = state.demands.of(key).patience / guard
-    needed = min(wanted, plan.needed(rate, patience, len(state.peers[executor])))
+    needed = min(wanted, plan.needed(seen.rate, seen.patience, len(seen.peers)))
     if smaller >= needed or smaller >= queue.rows:
         return [], smaller
     late = now + plan.seconds[needed] * guard

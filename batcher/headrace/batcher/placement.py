@@ -54,25 +54,24 @@ def place(state: State, key: Hashable, queue: Queue, now: float) -> Place | None
     return None
 
 
-def _plan(state: State, executor: str, key: Hashable, queue: Queue) -> SizePlan | None:
-    return state.table(executor, key, queue.row_bytes).plan
-
-
 def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
     """An executor of another team, if that team is to take over now."""
-    main = state.executors[0]
-    for executor in state.alternatives:
-        ours, theirs = _plan(state, main, key, queue), _plan(state, executor, key, queue)
-        if ours is None or theirs is None:
+    others = state.alternatives
+    if not others:
+        return None
+    row_bytes = queue.row_bytes
+    ours = state.table(state.executors[0], key, row_bytes)
+    alone = queue.rows == 1 and state.crowd < _ALONE
+    margin = _NOT_CLEARLY_WORSE if alone else _CLEARLY
+    expected = max(float(queue.rows), 1 + state.crowd)
+    for executor in others:
+        theirs = state.table(executor, key, row_bytes)
+        if ours.plan is None or theirs.plan is None:
             continue
-        expected = max(float(queue.rows), 1 + state.crowd)
-        alone = queue.rows == 1 and state.crowd < _ALONE
-        margin = _NOT_CLEARLY_WORSE if alone else _CLEARLY
-        better = _shared_waiting(theirs, expected, len(state.peers[executor])) < (
-            margin * _shared_waiting(ours, expected, len(state.executors))
+        better = _shared_waiting(theirs.plan, expected, len(state.peers[executor])) < (
+            margin * _shared_waiting(ours.plan, expected, len(state.executors))
         )
-        runs = sum(state.table(e, key, queue.row_bytes).observations for e in (main, executor))
-        if alone and runs % _TRIAL_EVERY < _TRIALS:
+        if alone and (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS:
             better = not better
         if better:
             return Place(executor, state.limits.max_batch_rows)
@@ -88,7 +87,8 @@ def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:
 def _help(state: State, key: Hashable, queue: Queue, helper: str, now: float) -> int:
     """How many rows of the head a slow executor should take; 0 for none."""
     fast = state.executors
-    ours, theirs = _plan(state, fast[0], key, queue), state.table(helper, key, queue.row_bytes)
+    ours = state.table(fast[0], key, queue.row_bytes).plan
+    theirs = state.table(helper, key, queue.row_bytes)
     if ours is None or theirs.plan is None:
         return 0
     free = min(state.free_in(executor, now) for executor in fast)

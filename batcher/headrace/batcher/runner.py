@@ -29,7 +29,7 @@ from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits, State
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """The result of one request, and how it came about. `total_seconds` counts from arrival."""
 

@@ -12,7 +12,7 @@ W being the waiting of the rest when it is served best: dynamic programming over
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -38,28 +38,44 @@ class SizePlan:
         self.largest = len(seconds) - 1
         self._times = times = np.array(seconds[1:])
         # Worked out as far as they are asked for: most queues are short, and costs change often.
-        self._waiting, self._serial = np.zeros(_LENGTHS[-1] + 1), np.zeros(_LENGTHS[-1] + 1)
-        self._known = 0
+        self._waiting: list[float] = [0.0]
+        self._serial: list[float] = [0.0]
         self._best: dict[int, list[int]] = {}
         sizes = np.arange(1, self.largest + 1)
         self._rates = np.maximum.accumulate(sizes / times).tolist()
         self.peak_rate: float = self._rates[-1]
         self.efficient = bisect_left(self._rates, _EFFICIENT * self.peak_rate) + 1
 
-    def _work_out(self, longest: int) -> None:
-        """The least waiting and the shortest time of queues of up to `longest` rows."""
-        times, waiting, serial = self._times, self._waiting, self._serial
-        for m in range(self._known + 1, longest + 1):
+    def _waiting_of(self, longest: int) -> list[float]:
+        """The least waiting of queues of up to `longest` rows, and perhaps longer ones."""
+        if len(self._waiting) <= longest:
+            self._waiting = self._worked_out(self._waiting, longest, lambda rows: rows)
+        return self._waiting
+
+    def _serial_of(self, longest: int) -> list[float]:
+        """The shortest time of up to `longest` rows, and perhaps of more."""
+        if len(self._serial) <= longest:
+            self._serial = self._worked_out(self._serial, longest, lambda rows: 1)
+        return self._serial
+
+    def _worked_out(
+        self, known: list[float], longest: int, weight: Callable[[int], int]
+    ) -> list[float]:
+        """`known` continued by x(m) = min over k of  weight(m) t(k) + x(m - k)."""
+        least, times = np.empty(longest + 1), self._times
+        least[: len(known)] = known
+        for m in range(len(known), longest + 1):
             k = min(self.largest, m)
-            waiting[m] = (m * times[:k] + waiting[m - k : m][::-1]).min()
-            serial[m] = (times[:k] + serial[m - k : m][::-1]).min()
-        self._known = max(self._known, longest)
+            rest = least[m - 1 :: -1] if k == m else least[m - 1 : m - k - 1 : -1]
+            least[m] = np.minimum.reduce(weight(m) * times[:k] + rest)
+        out: list[float] = least.tolist()
+        return out
 
     def _sizes(self, queue: int) -> list[int]:
         """The best size for `queue` waiting rows, for each limit on the size from 0 up."""
-        self._work_out(queue)
         times, k = self._times, min(self.largest, queue)
-        total = (queue * times[:k] + self._waiting[queue - k : queue][::-1]).tolist()
+        rest = np.array(self._waiting_of(queue)[queue - k : queue][::-1])
+        total = (queue * times[:k] + rest).tolist()
         best, size, out = float("inf"), 1, [1]
         for n, (waited, seconds) in enumerate(zip(total, times.tolist(), strict=False), 1):
             if waited <= best + _INDIFFERENT * queue * seconds:
@@ -103,10 +119,10 @@ class SizePlan:
     def serial(self, rows: int) -> float:
         """The shortest time, in seconds, in which one executor can run `rows` rows."""
         longest = _LENGTHS[-1]
-        self._work_out(min(rows, longest))
+        serial = self._serial_of(min(rows, longest))
         if rows <= longest:
-            return float(self._serial[rows])
-        return float(self._serial[longest]) + (rows - longest) / self.peak_rate
+            return serial[rows]
+        return serial[longest] + (rows - longest) / self.peak_rate
 
     def waiting(self, rows: float) -> float:
         """The total waiting, in row-seconds, of `rows` rows that one executor serves best.
@@ -116,11 +132,10 @@ class SizePlan:
         """
         longest = _LENGTHS[-1]
         below = int(rows)
-        self._work_out(min(below + 1, longest))
+        waiting = self._waiting_of(min(below + 1, longest))
         if rows >= longest:
-            return float(self._waiting[longest]) * (rows / longest) ** 2
-        part: float = self._waiting[below + 1] - self._waiting[below]
-        return float(self._waiting[below] + (rows - below) * part)
+            return waiting[longest] * (rows / longest) ** 2
+        return waiting[below] + (rows - below) * (waiting[below + 1] - waiting[below])
 
     def within(self, seconds: float, limit: int) -> int:
         """The largest size of at most `limit` that takes at most `seconds`; 0 where none does."""

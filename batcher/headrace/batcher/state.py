@@ -13,6 +13,7 @@ from headrace.batcher.queue import Queue
 from headrace.batcher.request import Batch, Phase, Request
 
 _CROWD_SMOOTHING = 0.1
+_NOBODY: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,18 @@ class State:
         # Those that carry the load are of the first one's kind; the others of its team help.
         self.executors = self.peers[next(iter(kinds))]
         self.helpers = [e for e in kinds if not self.teams[e] and e not in self.executors]
+        self._others = [name for name, team in self.teams.items() if team]
         self.crowd = 0.0
         self.cost = CostModel(limits.max_batch_rows)
         self.demands = Demands()
         self.queues: dict[Hashable, Queue] = {}
         self.shares: dict[int, dict[Hashable, Queue]] = {}
         self.running: dict[str, Batch | None] = dict.fromkeys(kinds)
+        # The team that runs something, the main one when nothing runs; and its idle executors, in
+        # the order they were given. Asked for at every event, so kept rather than searched for.
+        self.in_charge = 0
+        self.idle: list[str] = []
+        self._look_for_idle()
         self.queued_requests = 0
         self.queued_bytes = 0
         self.hopeless = 0
@@ -95,19 +102,10 @@ class State:
             f"{busy} of {len(self.running)} executors busy>"
         )
 
-    @property
-    def in_charge(self) -> int:
-        """The team that runs something; the main team when nothing runs."""
-        for name, batch in self.running.items():
-            if batch is not None:
-                return self.teams[name]
-        return 0
-
-    @property
-    def idle(self) -> list[str]:
-        """The executors of the team in charge that run nothing, in the order they were given."""
-        team = self.in_charge
-        return [e for e, batch in self.running.items() if batch is None and self.teams[e] == team]
+    def _look_for_idle(self) -> None:
+        busy = (self.teams[name] for name, batch in self.running.items() if batch is not None)
+        self.in_charge = team = next(busy, 0)
+        self.idle = [e for e, b in self.running.items() if b is None and self.teams[e] == team]
 
     @property
     def alternatives(self) -> list[str]:
@@ -116,8 +114,8 @@ class State:
         They take the whole device, so they start only while nothing else runs on it.
         """
         if self.device.running:
-            return []
-        return [name for name, team in self.teams.items() if team]
+            return _NOBODY
+        return self._others
 
     def table(self, executor: str, key: Hashable, row_bytes: float) -> CostTable:
         """What batches of `key` cost on `executor`."""
@@ -136,8 +134,11 @@ class State:
 
     def meet(self) -> None:
         """Notes how many requests one that arrives now finds here."""
-        running = sum(batch.live for batch in self.running.values() if batch is not None)
-        self.crowd += _CROWD_SMOOTHING * (self.queued_requests + running - self.crowd)
+        here = self.queued_requests
+        for batch in self.running.values():
+            if batch is not None:
+                here += batch.live
+        self.crowd += _CROWD_SMOOTHING * (here - self.crowd)
 
     def expired(self, now: float) -> Iterator[Request]:
         """The waiting requests whose deadline is `now` or earlier, each once."""
@@ -192,6 +193,7 @@ class State:
         self._left(queue, batch.requests)
         self.running[batch.executor] = batch
         self.device.running += 1
+        self._look_for_idle()
 
     def finish(self, executor: str) -> Batch:
         """Frees `executor`. Raises KeyError when it ran nothing."""
@@ -200,6 +202,7 @@ class State:
             raise KeyError(executor)
         self.running[executor] = None
         self.device.running -= 1
+        self._look_for_idle()
         return batch
 
     def _left(self, queue: Queue, requests: list[Request]) -> None:

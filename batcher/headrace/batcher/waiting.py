@@ -20,10 +20,7 @@ Where batching saves little, or less than a timer can measure, no wait is worth 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable
-
-from headrace.batcher.cost import CostTable
+from headrace.batcher.group import Group
 from headrace.batcher.policy import TIMER_GRAIN
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
@@ -32,30 +29,29 @@ from headrace.batcher.state import State
 _LEAST_SHARE = 0.5
 
 
-def wait_until(state: State, executor: str, key: Hashable, rate: float, now: float) -> float:
-    """The instant until which `executor` waits with a batch of `key`, whose rows arrive at `rate`;
-    `now` for none.
+def wait_until(state: State, seen: Group, now: float) -> float:
+    """The instant until which an idle executor waits with a batch of `seen`; `now` for none.
 
     Something may make it worth while to dispatch earlier: it is asked again at every event.
     """
-    queue, peers = state.queues[key], state.peers[executor]
-    table = state.table(executor, key, queue.row_bytes)
-    plan = table.plan
-    if plan is None or len(state.queues) > 1:  # other keys have work for the executor
+    if len(state.queues) > 1:  # other keys have work for the executor
         return now
-    all_idle = all(state.running[peer] is None for peer in peers)
-    until = _for_those_answered(state, key, plan, now) if all_idle else now
-    if until <= now and len(peers) > 1:
-        until = _for_what_the_load_needs(state, key, table, len(peers), rate, now)
+    until = now
+    if now < seen.demand.echo.until and all(state.running[peer] is None for peer in seen.peers):
+        until = _for_those_answered(seen, now)
+    if until <= now and len(seen.peers) > 1:
+        until = _for_what_the_load_needs(seen, now)
     if until <= now and state.device.pressed:
-        until = _for_those_under_way(state, key, plan, now)
-    largest = min(queue.rows + 1, plan.largest)
+        until = _for_those_under_way(state, seen, now)
     deadline = state.next_deadline()
-    return min(until, (deadline or math.inf) - plan.seconds[largest] * table.guard)
+    if deadline is None:
+        return until
+    largest = min(seen.queue.rows + 1, seen.plan.largest)
+    return min(until, deadline - seen.plan.seconds[largest] * seen.table.guard)
 
 
-def _for_those_answered(state: State, key: Hashable, plan: SizePlan, now: float) -> float:
-    echo, rows = state.demands.of(key).echo, state.queues[key].rows
+def _for_those_answered(seen: Group, now: float) -> float:
+    echo, plan, rows = seen.demand.echo, seen.plan, seen.queue.rows
     missing = min(round(echo.missing(now)), plan.largest - rows)
     if missing < 1 or echo.share < _LEAST_SHARE:
         return now
@@ -64,13 +60,11 @@ def _for_those_answered(state: State, key: Hashable, plan: SizePlan, now: float)
     return echo.until if echo.share * _saved(plan, rows, missing) > lost else now
 
 
-def _for_what_the_load_needs(
-    state: State, key: Hashable, table: CostTable, executors: int, rate: float, now: float
-) -> float:
-    plan, queue = table.plan, state.queues[key]
-    assert plan is not None
-    patience = state.demands.of(key).patience / table.guard
-    needed = min(plan.needed(rate, patience, executors), plan.sustaining(rate / executors))
+def _for_what_the_load_needs(seen: Group, now: float) -> float:
+    plan, queue, rate, executors = seen.plan, seen.queue, seen.rate, len(seen.peers)
+    needed = plan.sustaining(rate / executors)
+    if queue.rows < needed:
+        needed = min(needed, plan.needed(rate, seen.patience, executors))
     if queue.rows >= needed:
         return now
     until = queue.head.arrival + needed / rate
@@ -78,8 +72,8 @@ def _for_what_the_load_needs(
     return until if _saved(plan, queue.rows, needed - queue.rows) > lost else now
 
 
-def _for_those_under_way(state: State, key: Hashable, plan: SizePlan, now: float) -> float:
-    queue = state.queues[key]
+def _for_those_under_way(state: State, seen: Group, now: float) -> float:
+    queue, plan = seen.queue, seen.plan
     if queue.rows >= min(plan.efficient, 1 + state.crowd):
         return now
     return queue.head.arrival + max(plan.seconds[plan.efficient], TIMER_GRAIN)

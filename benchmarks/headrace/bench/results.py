@@ -77,9 +77,11 @@ class ClientUse(Result):
 
 class Measurement(Result):
     """One load on one target. `latency` counts from when a request was due (open loads) or sent
-    (closed ones) to its answer, whatever the answer, but only of requests answered OK; `service`
-    from when it was sent. `good` are the OK answers within their deadline, `unfinished` those
-    without an answer at the end."""
+    (closed ones) to its answer; `service` from when it was sent. They are those of requests
+    answered OK, and of `unfinished` ones, without an answer some time after the end, with their age
+    by then. `good` are the OK answers within their deadline. What was due in the measured stretch
+    is counted in `sent` and in one of `ok`, `errors`, `unfinished`; `throughput` and `goodput`
+    count what ended in it."""
 
     target: str
     load: dict[str, Any]

@@ -48,7 +48,8 @@ class Step(Spec):
 
 
 class SteppedLoad(Spec):
-    """An open load whose rate follows `steps`; with `ramp`, linearly from each rate to the next."""
+    """An open load whose rate follows `steps`; with `ramp`, linearly from each rate to the next,
+    and from 0 to the first. It ends with the last step."""
 
     kind: Literal["steps"] = "steps"
     steps: tuple[Step, ...] = Field(min_length=1)
@@ -59,7 +60,8 @@ class SteppedLoad(Spec):
 
 class TraceLoad(Spec):
     """Requests due at recorded times: `file` has a time in seconds on each line, and may name,
-    after a comma, which of the job's requests it is. `speed` 2 plays it in half the time."""
+    after a comma, which of the job's requests it is, from 0. The first time is the load's start.
+    `speed` 2 plays it in half the time."""
 
     kind: Literal["trace"] = "trace"
     file: str

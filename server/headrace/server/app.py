@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -65,7 +66,8 @@ class App:
     """One server. `start`, then `stop`; or `running(settings)` for both."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError when the models' paths hold no models."""
+        """Raises ConfigurationError when the models' paths hold no models, or the engine that calls
+        are to come by is not installed."""
         self.settings = settings
         self._otlp = configured(os.environ)
         self._watch = Watch(
@@ -104,7 +106,7 @@ class App:
             control,
             self._streams,
             self._health,
-            settings.max_message_bytes,
+            settings,
             self._watch,
         )
         self._http = HttpServer(self.registry, self._metrics, self.is_ready)
@@ -229,6 +231,15 @@ async def running(settings: Settings) -> AsyncIterator[tuple[App, Addresses]]:
         await app.stop()
 
 
+def _settle_memory() -> None:
+    """What is in memory once models serve is there to stay: the collector need not walk it again.
+
+    Nothing that a request makes is part of a cycle, nor is a model: both are freed without it.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 async def serve(settings: Settings) -> bool:
     """Serves until SIGTERM or SIGINT, then stops in order; a second signal stops at once.
 
@@ -240,6 +251,7 @@ async def serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with running(settings) as (app, addresses):
+        _settle_memory()
         print(  # noqa: T201 (the contract: the first line on standard output says where)
             f"headrace serves gRPC on {addresses.grpc} and HTTP on {addresses.http}", flush=True
         )

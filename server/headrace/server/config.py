@@ -49,6 +49,11 @@ class Settings(BaseModel):
     max_message_bytes: int = Field(
         default=256 << 20, ge=1 << 10, description="largest gRPC message accepted"
     )
+    rpc_engine: Literal["auto", "grpcio", "native"] = Field(
+        default="auto",
+        description="what carries gRPC: native (an extra) costs less for each unary call; auto is "
+        "grpcio",
+    )
     max_sessions: int = Field(default=10_000, ge=1, description="sensor stream sessions at once")
     max_connection_sessions: int = Field(
         default=2_000, ge=1, description="sensor stream sessions at once on one connection"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,14 +22,17 @@ from headrace.server.errors import DeadlineExceeded, InvalidInput
 from headrace.server.executors.onnx import Key, Payload
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
-from headrace.server.models.spec import TensorSpec
+from headrace.server.models.spec import ModelSpec, TensorSpec
 
 _LOWEST_PRIORITY = 100
 # Rows that hold nothing cost no bytes: their number is the caller's word alone, and is counted.
 _MOST_ROWS = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
+# The objects of which each request makes one are not frozen: that would triple what they cost.
+
+
+@dataclass(slots=True)
 class InputTensor:
     """A tensor as the caller sent it; BF16 as uint16 bits, BYTES as an object array of bytes."""
 
@@ -45,7 +50,20 @@ class SequencePlace:
     end: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+class Kind:
+    """What requests have in common that differ only in their tensors' contents and in when and from
+    whom they come: what was found of the first of them need not be found again.
+
+    prepared: what `submit` has found, at the model that served last.
+    """
+
+    __slots__ = ("prepared",)
+
+    def __init__(self) -> None:
+        self.prepared: _Prepared | None = None
+
+
+@dataclass(slots=True)
 class InferenceRequest:
     """What a caller asks. Times are seconds: `arrival` of the monotonic clock, the others spans.
 
@@ -54,7 +72,8 @@ class InferenceRequest:
     0 leaves it to the model. solo: not to be run with others. caller: whose share of the executors
     it takes. states: of a stateful model, what came out of the run before, in the order of its
     contract's states; empty to start from zeros. sequence: whose states those are, by the caller's
-    own parameters.
+    own parameters. kind: shared by requests that are alike in everything but their arrays, arrival,
+    remaining, caller and states; None where nothing is known of that.
     """
 
     model: str
@@ -69,14 +88,17 @@ class InferenceRequest:
     caller: str = ""
     states: Sequence[Array] = ()
     sequence: SequencePlace | None = None
+    kind: Kind | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceResult:
     """The outputs in the order asked for, shaped as the model's contract has them; and the states
     that came out, in the order of its contract's states.
 
-    padded_to: the length that the inputs were padded to; 0 when they were not.
+    padded_to: the length that the inputs were padded to; 0 when they were not. notes: for
+    the codec to keep what serves again for requests of the same kind, as long as this model serves
+    them; None where there is no kind.
     """
 
     model: ServedModel
@@ -84,23 +106,47 @@ class InferenceResult:
     answer: Answer
     states: Sequence[Array] = ()
     padded_to: int = 0
+    notes: dict[Hashable, bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+class Pending(Protocol):
+    """A request on its way. Cancelling the future withdraws it."""
+
+    @property
+    def future(self) -> asyncio.Future[Any]: ...
+
+    def outcome(self) -> InferenceResult:
+        """What the future, which has ended, says to the caller. Raises the errors of `infer`."""
+
+
+@dataclass(slots=True)
 class Submitted:
     """A request that waits for its answer. Cancelling the future withdraws it."""
 
     model: ServedModel
-    outputs: Sequence[str]
+    request: InferenceRequest
     work: Request
     future: asyncio.Future[Answer]
+    known: _Prepared | None = None
+
+    def outcome(self) -> InferenceResult:
+        """What the future, which has ended, says to the caller. Raises the errors of `infer`."""
+        try:
+            answer = self.future.result()
+        except ExecutionFailed as error:
+            _blame_dimensions(self.model, self.request, error)
+            raise
+        return self.result(answer)
 
     def result(self, answer: Answer) -> InferenceResult:
         """What `answer`, which the future ended with, says to the caller."""
-        model, key = self.model, self.work.key
+        model, key, known = self.model, self.work.key, self.known
+        if known is not None and model.lengths is None:
+            outputs = list(zip(known.outputs, answer.result, strict=True))
+            return InferenceResult(model, outputs, answer, (), 0, known.notes)
         assert isinstance(key, Key)
         padded_to = 0 if model.lengths is None else model.lengths.answered(self.work, answer.batch)
-        specs = [model.outputs[name] for name in self.outputs]
+        specs = [model.outputs[name] for name in self.request.outputs or model.default_outputs]
         arrays = dict(zip(key.outputs, answer.result, strict=True))
         outputs = [(spec, _shape_output(spec, arrays[spec.name])) for spec in specs]
         states = [arrays[state.output] for state in model.spec.states]
@@ -114,26 +160,83 @@ async def infer(registry: Registry, request: InferenceRequest) -> InferenceResul
     Overloaded, Expired, Draining and ExecutionFailed.
     """
     submitted = submit(registry, request)
-    try:
-        answer = await submitted.future
-    except ExecutionFailed as error:
-        _blame_dimensions(submitted.model, request, error)
-        raise
-    return submitted.result(answer)
+    with suppress(ExecutionFailed):  # told by the outcome
+        await submitted.future
+    return submitted.outcome()
 
 
 def submit(registry: Registry, request: InferenceRequest) -> Submitted:
     """`infer` without the wait: the same errors, some raised here, some by the future."""
     model = registry.get(request.model, request.version)
     # Nothing awaits between finding the model and submitting to it: a reload cannot come between.
-    work = _prepare(model, request)
-    outputs = request.outputs or model.default_outputs
-    return Submitted(model, outputs, work, model.runner.submit(work))
+    known = _known(model, request)
+    if known is None:
+        work = _prepare(model, request)
+        return Submitted(model, request, work, model.runner.submit(work))
+    work = _prepare_known(model, request, known)
+    return Submitted(model, request, work, model.runner.submit(work), known)
 
 
 def check(model: ServedModel, request: InferenceRequest) -> None:
     """Raises InvalidInput where `submit` would."""
     _prepare(model, request)
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What holds for every request of a kind, at the model whose contract is `spec`."""
+
+    spec: ModelSpec
+    key: Key
+    outputs: Sequence[TensorSpec]
+    rows: int
+    nbytes: int
+    priority: int
+    solo: bool
+    notes: dict[Hashable, bytes] = field(default_factory=dict)
+
+
+def _known(model: ServedModel, request: InferenceRequest) -> _Prepared | None:
+    """What was found of the requests of this kind; None where this may be the first."""
+    known = request.kind.prepared if request.kind is not None else None
+    return known if known is not None and known.spec is model.spec else None
+
+
+def _prepare_known(model: ServedModel, request: InferenceRequest, known: _Prepared) -> Request:
+    """`_prepare` for a request whose like has been here."""
+    deadline = _deadline(model, request)
+    key, length = known.key, 0
+    if model.lengths is not None and not known.solo:
+        key, length = model.lengths.bucketed(key)
+    return Request(
+        key=key,
+        payload=Payload([tensor.array for tensor in request.inputs], length),
+        arrival=request.arrival,
+        rows=known.rows,
+        nbytes=known.nbytes,
+        deadline=deadline,
+        priority=known.priority,
+        solo=known.solo,
+        caller=request.caller,
+    )
+
+
+def _remember(model: ServedModel, request: InferenceRequest, work: Request, key: Key) -> None:
+    """Notes what `_prepare` found, where it depends on nothing but the request's kind.
+
+    What the server adds itself does not, nor do the size of text, a reshape, or another order of
+    the inputs than the model's.
+    """
+    spec, kind = model.spec, request.kind
+    if kind is None or spec.states or spec.controls:
+        return
+    order = [name for name, _, _ in key.inputs]
+    outputs = [model.outputs[name] for name in key.outputs]
+    tensors = [*(model.inputs[name] for name in order), *outputs]
+    plain = all(tensor.datatype != "BYTES" and tensor.model_shape is None for tensor in tensors)
+    if plain and order == [tensor.name for tensor in request.inputs]:
+        rows, nbytes, priority = work.rows, work.nbytes, work.priority
+        kind.prepared = _Prepared(spec, key, outputs, rows, nbytes, priority, work.solo)
 
 
 def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
@@ -152,10 +255,11 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     # of no rows none to be found again.
     solo = request.solo or not model.spec.batched or rows == 0
     solo = solo or any(spec.optional for spec, _ in inputs)
-    key, length = model.spec.key([spec for spec, _ in inputs], arrays, outputs), 0
+    own = model.same(model.spec.key([spec for spec, _ in inputs], arrays, outputs))
+    key, length = own, 0
     if model.lengths is not None and not solo:
-        key, length = model.lengths.bucketed(key)
-    return Request(
+        key, length = model.lengths.bucketed(own)
+    work = Request(
         key=key,
         payload=Payload(arrays, length),
         arrival=request.arrival,
@@ -166,6 +270,8 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         solo=solo,
         caller=request.caller,
     )
+    _remember(model, request, work, own)
+    return work
 
 
 def _states(

@@ -12,14 +12,15 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput, Unsupported
 from headrace.server.inference import InferenceRequest
 from headrace.server.rpc import codec
-from headrace.server.rpc.wire import WireRequest
+from headrace.server.rpc.wire import Head, Reader, WireRequest
 
 Input = pb.ModelInferRequest.InferInputTensor
 Output = pb.ModelInferRequest.InferRequestedOutputTensor
 
 
 def decode(message: pb.ModelInferRequest, remaining: float | None = None) -> InferenceRequest:
-    return codec.decode(WireRequest(message, message.raw_input_contents), 7.0, remaining)
+    raw = [memoryview(contents) for contents in message.raw_input_contents]
+    return codec.decode(WireRequest(Head(message), message.id, raw), 7.0, remaining)
 
 
 def one(tensor: Input, *raw: bytes) -> pb.ModelInferRequest:
@@ -148,7 +149,7 @@ def test_solo() -> None:
 
 
 def test_the_caller_is_bounded() -> None:
-    wire = WireRequest(pb.ModelInferRequest(), [])
+    wire = WireRequest(Head(pb.ModelInferRequest()), "", [])
     assert codec.decode(wire, 7.0, None, "c" * 128).caller == "c" * 128
     said = "metadata 'headrace-caller': expected at most 128 characters, got 129"
     with pytest.raises(InvalidInput, match=said):
@@ -210,3 +211,49 @@ def test_other_parameters_are_left_alone() -> None:
             sequence_id=pb.InferParameter(int64_param=1),
         )
     )
+
+
+def alike(*values: float, id_: str = "", shape: tuple[int, ...] = (2,)) -> bytes:
+    """Messages that share a head where they have the same shape."""
+    tensor = Input(name="x", datatype="FP32", shape=shape)
+    raw = [np.array(values, "<f4").tobytes()]
+    message = pb.ModelInferRequest(id=id_, model_name="m", inputs=[tensor], raw_input_contents=raw)
+    return message.SerializeToString()
+
+
+def test_requests_that_share_a_head_have_their_own_tensors() -> None:
+    reader = Reader()
+    found = [
+        codec.decode(reader.read(alike(n, n + 1, id_=f"{n}")), float(n), None) for n in range(3)
+    ]
+    assert [request.inputs[0].array.tolist() for request in found] == [[0, 1], [1, 2], [2, 3]]
+    assert [request.arrival for request in found] == [0, 1, 2]
+    assert found[0].kind is found[1].kind is found[2].kind is not None
+
+
+def test_other_shapes_are_of_another_kind() -> None:
+    reader = Reader()
+    first = codec.decode(reader.read(alike(1, 2)), 0.0, None)
+    other = codec.decode(reader.read(alike(1, 2, shape=(1, 2))), 0.0, None)
+    assert first.kind is not other.kind
+    assert other.inputs[0].array.shape == (1, 2)
+
+
+def test_a_wrong_request_of_a_known_head_is_told_as_if_it_were_the_first() -> None:
+    reader = Reader()
+    codec.decode(reader.read(alike(1, 2)), 0.0, None)
+    with pytest.raises(InvalidInput, match=r"expected 8 bytes for FP32 of shape \[2\], got 4"):
+        codec.decode(reader.read(alike(1)), 0.0, None)
+    tensor = Input(name="x", datatype="FP32", shape=[2])
+    none = pb.ModelInferRequest(model_name="m", inputs=[tensor])
+    with pytest.raises(InvalidInput, match="expected 2 elements"):
+        codec.decode(reader.read(none.SerializeToString()), 0.0, None)
+
+
+def test_text_is_read_from_each_message() -> None:
+    reader = Reader()
+    tensor = Input(name="x", datatype="BYTES", shape=[1])
+    for text in (b"\1\0\0\0a", b"\2\0\0\0bc"):
+        message = pb.ModelInferRequest(model_name="m", inputs=[tensor], raw_input_contents=[text])
+        request = codec.decode(reader.read(message.SerializeToString()), 0.0, None)
+        assert request.inputs[0].array.tolist() == [text[4:]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from headrace.server.inference import InferenceResult
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import ModelSpec, TensorSpec
 from headrace.server.rpc import codec
+from headrace.server.rpc.wire import Head, WireRequest
 
 Output = pb.ModelInferRequest.InferRequestedOutputTensor
 
@@ -36,12 +38,17 @@ def result(
     return InferenceResult(model, list(zip(specs, arrays, strict=True)), answer)
 
 
+def encode(message: pb.ModelInferRequest, found: InferenceResult) -> pb.ModelInferResponse:
+    data = codec.encode(WireRequest(Head(message), message.id, ()), found)
+    return pb.ModelInferResponse.FromString(data)
+
+
 def classify(
     array: Array, count: int, datatype: str = "FP32", **more: Any
 ) -> tuple[list[int], list[bytes]]:
     parameters = {"classification": pb.InferParameter(int64_param=count)}
     message = pb.ModelInferRequest(outputs=[Output(name="y", parameters=parameters)])
-    response = codec.encode(message, result(("y", datatype, array), **more))
+    response = encode(message, result(("y", datatype, array), **more))
     tensor = response.outputs[0]
     assert tensor.datatype == "BYTES"
     shape = list(tensor.shape)
@@ -54,7 +61,7 @@ def test_outputs_go_out_raw_in_their_order() -> None:
     text = np.array(["a", "ßé"], object)
     scalar = np.array(7, np.int64)
     message = pb.ModelInferRequest(id="mine")
-    response = codec.encode(
+    response = encode(
         message, result(("n", "FP32", number[:, ::2]), ("t", "BYTES", text), ("s", "INT64", scalar))
     )
     assert (response.model_name, response.model_version, response.id) == ("m", "4", "mine")
@@ -123,14 +130,14 @@ def test_what_cannot_be_classified(parameter: pb.InferParameter, datatype: str, 
     output = Output(name="y", parameters={"classification": parameter})
     message = pb.ModelInferRequest(outputs=[output])
     with pytest.raises(InvalidInput) as caught:
-        codec.encode(message, result(("y", datatype, np.ones((1, 1), np.float32))))
+        encode(message, result(("y", datatype, np.ones((1, 1), np.float32))))
     assert said in str(caught.value)
 
 
 def test_the_explanation_is_given_when_asked_for() -> None:
     message = pb.ModelInferRequest()
     message.parameters["headrace_explain"].bool_param = True
-    given = codec.encode(message, result()).parameters
+    given = encode(message, result()).parameters
     values = {key: getattr(p, str(p.WhichOneof("parameter_choice"))) for key, p in given.items()}
     assert values == {
         "headrace_batch_size": 3,
@@ -142,7 +149,31 @@ def test_the_explanation_is_given_when_asked_for() -> None:
         "headrace_executor": "m/4/cpu0",
     }
     padded = dataclasses.replace(result(), padded_to=48)
-    given = codec.encode(message, padded).parameters
+    given = encode(message, padded).parameters
     assert given["headrace_padded_to"].int64_param == 48
     message.parameters["headrace_explain"].bool_param = False
-    assert not codec.encode(message, result()).parameters
+    assert not encode(message, result()).parameters
+
+
+def test_a_response_is_what_protobuf_would_write() -> None:
+    """Field by field the same bytes, also where lengths take several."""
+    array = np.arange(40_000, dtype=np.float32).reshape(2, -1)
+    data = codec.encode(
+        WireRequest(Head(pb.ModelInferRequest()), "i" * 200, ()), result(("n", "FP32", array))
+    )
+    expected = pb.ModelInferResponse(model_name="m", model_version="4", id="i" * 200)
+    expected.outputs.add(name="n", datatype="FP32", shape=[2, 20_000])
+    expected.raw_output_contents.append(array.tobytes())
+    assert pb.ModelInferResponse.FromString(data) == expected
+    assert len(data) == expected.ByteSize()
+
+
+def test_what_is_kept_of_a_response_is_told_apart_by_shape() -> None:
+    notes: dict[Hashable, bytes] = {}
+    for rows in (1, 2, 1):
+        array = np.full((rows, 2), rows, np.float32)
+        found = dataclasses.replace(result(("y", "FP32", array)), notes=notes)
+        response = encode(pb.ModelInferRequest(id=f"{rows}"), found)
+        assert (response.id, list(response.outputs[0].shape)) == (f"{rows}", [rows, 2])
+        assert response.raw_output_contents[0] == array.tobytes()
+    assert len(notes) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -52,21 +51,23 @@ MESSAGES = st.builds(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _walk_everything() -> Any:
-    """Small messages too take the way of the large ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "THRESHOLD", 0)
-        yield
-
-
 def whole(found: wire.WireRequest) -> pb.ModelInferRequest:
-    """The message with its tensors put back."""
+    """The message with its id and its tensors put back."""
     message = pb.ModelInferRequest()
-    message.CopyFrom(found.message)
-    del message.raw_input_contents[:]
+    message.CopyFrom(found.head.message)
+    assert not message.id
+    assert not message.raw_input_contents
+    message.id = found.id
     message.raw_input_contents.extend(bytes(raw) for raw in found.raw)
     return message
+
+
+def parse(data: bytes) -> wire.WireRequest:
+    """Read twice: what is kept of the first time makes no difference."""
+    reader = wire.Reader()
+    first, again = reader.read(data), reader.read(data)
+    assert (first.head.message, first.id, first.raw) == (again.head.message, again.id, again.raw)
+    return again
 
 
 def outcome(read: Any, data: bytes) -> pb.ModelInferRequest | None:
@@ -79,7 +80,7 @@ def outcome(read: Any, data: bytes) -> pb.ModelInferRequest | None:
 
 
 def same(data: bytes) -> bool:
-    ours = outcome(lambda d: whole(wire.parse(d)), data)
+    ours = outcome(lambda d: whole(parse(d)), data)
     theirs = outcome(pb.ModelInferRequest.FromString, data)
     if ours is None or theirs is None:
         return ours is theirs
@@ -91,9 +92,8 @@ def same(data: bytes) -> bool:
 @given(message=MESSAGES)
 def test_any_message_is_read_as_protobuf_reads_it(message: pb.ModelInferRequest) -> None:
     data = message.SerializeToString()
-    found = wire.parse(data)
+    found = parse(data)
     assert whole(found) == message
-    assert not found.message.raw_input_contents
     assert all(isinstance(raw, memoryview) for raw in found.raw)
 
 
@@ -139,8 +139,8 @@ def test_tensors_are_views_of_the_bytes_that_came() -> None:
     )
     data = message.SerializeToString()
     buffer = np.frombuffer(data, np.uint8)
-    found = wire.parse(data)
-    assert (found.message.model_name, found.message.id) == ("m", "after")
+    found = parse(data)
+    assert (found.head.message.model_name, found.id) == ("m", "after")
     for raw, tensor in zip(found.raw, tensors, strict=True):
         array = decode_raw(raw, DATATYPES["FP32"], tensor.shape)
         assert np.array_equal(array, tensor)
@@ -148,9 +148,32 @@ def test_tensors_are_views_of_the_bytes_that_came() -> None:
         assert not array.flags.writeable
 
 
-def test_a_small_message_is_left_to_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = pb.ModelInferRequest(id="a", raw_input_contents=[b"xyz"]).SerializeToString()
-    monkeypatch.setattr(wire, "THRESHOLD", len(data) + 1)
-    monkeypatch.setattr(wire, "_split", None)
-    found = wire.parse(data)
-    assert (found.message.id, list(found.raw)) == ("a", [b"xyz"])
+def head_of(reader: wire.Reader, **fields: Any) -> wire.Head:
+    return reader.read(pb.ModelInferRequest(**fields).SerializeToString()).head
+
+
+def test_a_head_is_parsed_once() -> None:
+    reader = wire.Reader()
+    first = head_of(reader, model_name="m", id="1", raw_input_contents=[b"a"])
+    assert first.kept
+    assert head_of(reader, model_name="m", id="two", raw_input_contents=[b"bc"]) is first
+    assert head_of(reader, model_name="n", id="1", raw_input_contents=[b"a"]) is not first
+
+
+def test_what_will_hardly_come_again_is_not_kept() -> None:
+    reader = wire.Reader()
+    sequence = {"sequence_id": pb.InferParameter(int64_param=1)}
+    for fields in (
+        {"model_name": "m"},  # no raw contents: the tensors stand in the head
+        {"model_name": "m" * 2000, "raw_input_contents": [b"a"]},
+        {"parameters": sequence, "raw_input_contents": [b"a"]},
+    ):
+        assert not head_of(reader, **fields).kept
+        assert head_of(reader, **fields) is not head_of(reader, **fields)
+
+
+def test_heads_that_are_kept_are_bounded() -> None:
+    reader = wire.Reader()
+    for number in range(2000):
+        head_of(reader, model_name=f"{number}", raw_input_contents=[b"a"])
+    assert len(reader._heads) <= 512

@@ -1,7 +1,7 @@
 """HTTP/2 frames (RFC 9113) as far as a client of unary gRPC calls needs them.
 
 Pure functions on bytes. Header blocks are read by the `hpack` package; here is only what spares
-asking it about the same block again and again. """
+asking it about the same block again and again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Blocks:
     """Header blocks of one connection as dictionaries.
 
     The peer is asked for no dynamic table. A block that was read without one means the same
-    whenever it comes again, so it is looked up; any other is decoded in its turn. """
+    whenever it comes again, so it is looked up; any other is decoded in its turn."""
 
     def __init__(self) -> None:
         self._decoder = Decoder()

@@ -1,12 +1,11 @@
 """Unary gRPC calls by a client that does only what a load test needs.
 
 A load generator shares the machine with what it measures, and at high rates its own cost is the
-limit: `grpc.aio` took 160 to 290 µs of processor time for a call on a machine where this client took
-60 to 110, nearly all of it in system calls that a server answering in groups would share out. A call
-here is one dictionary entry, one joined write for each turn of the event loop, and an answer whose
-message is counted, not kept. It speaks HTTP/2 without TLS. tests/integration/test_lean.py holds it
-against grpcio's server, and `--transport grpcio` is there to compare.
-"""
+limit: `grpc.aio` took 160 to 290 µs of processor time for a call on a machine where this client
+took 60 to 110, nearly all of it in system calls that a server answering in groups would share out.
+A call here is one dictionary entry, one joined write for each turn of the event loop, and an answer
+whose message is counted, not kept. It speaks HTTP/2 without TLS. tests/integration/test_lean.py
+holds it against grpcio's server, and `--transport grpcio` is there to compare."""
 
 from __future__ import annotations
 

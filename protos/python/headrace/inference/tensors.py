@@ -92,11 +92,18 @@ def element_count(shape: Sequence[int]) -> int:
 
 def encode_raw(array: Array, datatype: Datatype) -> bytes:
     """The raw contents of `array` (any shape): little-endian, row-major; BYTES length-prefixed."""
+    found = raw_buffer(array, datatype)
+    return found if isinstance(found, bytes) else found.tobytes()
+
+
+def raw_buffer(array: Array, datatype: Datatype) -> bytes | Array:
+    """The same without a copy where `array` lies in memory as it travels: an array, contiguous,
+    whose buffer holds the raw contents."""
     if datatype.itemsize == 0:
         return _encode_bytes(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return array.tobytes()
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _encode_bytes(array: Array) -> bytes:

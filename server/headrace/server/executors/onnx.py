@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +35,7 @@ _KEPT_KEYS = 16
 _NICE = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Payload:
     """What a request asks of a session.
 
@@ -63,6 +63,15 @@ class Key:
     outputs: tuple[str, ...]
     bfloat16: bool = False
     layout: TensorLayout = PLAIN
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Asked for a dozen times for each batch.
+        found = hash((self.inputs, self.outputs, self.bfloat16, self.layout))
+        object.__setattr__(self, "_hash", found)
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class Session(Protocol):

@@ -70,6 +70,8 @@ class Registry:
             if entry is None:
                 known = ", ".join(versions) or "none"
                 raise ModelNotFound(f"model '{name}' has no version '{version}', it has {known}")
+        elif len(versions) == 1:
+            (entry,) = versions.values()
         else:
             entry = max(versions.values(), key=lambda e: (e.model is not None, int(e.version or 0)))
         if entry.model is None:

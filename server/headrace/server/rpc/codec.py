@@ -1,9 +1,14 @@
-"""Between protobuf messages and NumPy arrays."""
+"""Between messages and NumPy arrays.
+
+Requests come in the parts that `wire.py` has found; responses are put together as bytes, so that a
+tensor is copied once, from where it was computed into the message that is sent.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +16,11 @@ import numpy as np
 from headrace.inference.tensors import (
     DATATYPES,
     Array,
+    Datatype,
     decode_contents,
     decode_raw,
     element_count,
-    encode_raw,
+    raw_buffer,
 )
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput, Unsupported
@@ -22,18 +28,45 @@ from headrace.server.inference import (
     InferenceRequest,
     InferenceResult,
     InputTensor,
+    Kind,
     SequencePlace,
 )
 from headrace.server.models.spec import TensorSpec
-from headrace.server.rpc.wire import WireRequest
+from headrace.server.rpc.wire import Head, WireRequest, delimited
 
 EXPLAIN = "headrace_explain"
 SOLO = "headrace_solo"
 FINAL_RESPONSE = "triton_final_response"
 _RESERVED = "triton_"
 _KNOWN_RESERVED = {"triton_enable_empty_final_response", FINAL_RESPONSE}
-_BYTES = DATATYPES["BYTES"]
+# Tags of length-delimited fields of a response.
+_ID_TAG = pb.ModelInferResponse.ID_FIELD_NUMBER << 3 | 2
+_RAW_TAG = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_KEPT_SHAPES = 64
 _LONGEST_CALLER = 128
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """What a head asks, checked as far as that goes without tensors.
+
+    classes: how many are wanted of each output that is to be classified. explain: whether the
+    answer is to say how it came about. tensors: of each input its name, datatype, shape and size in
+    bytes, once a request with raw contents has been found right. kind: None unless other requests
+    may share the head.
+    """
+
+    model: str
+    version: str
+    outputs: Sequence[str]
+    classes: Mapping[str, int]
+    timeout: float | None
+    priority: int
+    solo: bool
+    sequence: SequencePlace | None
+    explain: bool
+    kind: Kind | None
+    tensors: Sequence[tuple[str, Datatype, tuple[int, ...], int]] = ()
 
 
 def decode(
@@ -45,39 +78,80 @@ def decode(
     when it has none; `caller` is whom it comes from. Raises InvalidInput naming the field,
     Unsupported for shared memory.
     """
-    message, raw = wire
-    timeout, priority, solo = _scheduling(message.parameters)
+    asked = _asked(wire.head)
     if len(caller) > _LONGEST_CALLER:
         raise InvalidInput(
             f"metadata 'headrace-caller': expected at most {_LONGEST_CALLER} characters, got "
             f"{len(caller)}"
         )
-    for output in message.outputs:
-        _refuse_shared_memory(f"output '{output.name}'", output.parameters)
-        if "classification" in output.parameters:
-            _class_count(output)  # refused before the model runs, not after
     return InferenceRequest(
-        model=message.model_name,
-        version=message.model_version,
-        inputs=_inputs(message, raw),
+        model=asked.model,
+        version=asked.version,
+        inputs=_known_inputs(asked, wire.raw) or _inputs(wire.head.message, asked, wire.raw),
         arrival=arrival,
-        outputs=[output.name for output in message.outputs],
+        outputs=asked.outputs,
         remaining=math.inf if remaining is None else remaining,
-        timeout=timeout,
-        priority=priority,
-        solo=solo,
+        timeout=asked.timeout,
+        priority=asked.priority,
+        solo=asked.solo,
         caller=caller,
-        sequence=_sequence(message.parameters),
+        sequence=asked.sequence,
+        kind=asked.kind,
     )
 
 
-def _inputs(message: pb.ModelInferRequest, raw: Sequence[bytes | memoryview]) -> list[InputTensor]:
+def _asked(head: Head) -> _Asked:
+    """What `head` asks, read once. Raises InvalidInput, Unsupported."""
+    found: _Asked | None = head.asked
+    if found is None:
+        found = head.asked = _read(head)
+    return found
+
+
+def _read(head: Head) -> _Asked:
+    message = head.message
+    timeout, priority, solo = _scheduling(message.parameters)
+    classes = {}
+    for output in message.outputs:
+        _refuse_shared_memory(f"output '{output.name}'", output.parameters)
+        if "classification" in output.parameters:
+            classes[output.name] = _class_count(output)  # refused before the model runs, not after
+    return _Asked(
+        model=message.model_name,
+        version=message.model_version,
+        outputs=[output.name for output in message.outputs],
+        classes=classes,
+        timeout=timeout,
+        priority=priority,
+        solo=solo,
+        sequence=_sequence(message.parameters),
+        explain=EXPLAIN in message.parameters and message.parameters[EXPLAIN].bool_param,
+        kind=Kind() if head.kept else None,
+    )
+
+
+def _known_inputs(asked: _Asked, raw: Sequence[memoryview]) -> list[InputTensor] | None:
+    """The tensors of a head that has been checked; None where they are to be looked at closely."""
+    if not asked.tensors or len(raw) != len(asked.tensors):
+        return None
+    tensors = []
+    for (name, datatype, shape, nbytes), buffer in zip(asked.tensors, raw, strict=True):
+        if len(buffer) != nbytes:
+            return None
+        array = np.frombuffer(buffer, datatype.numpy).reshape(shape)
+        tensors.append(InputTensor(name, datatype.name, array))
+    return tensors
+
+
+def _inputs(
+    message: pb.ModelInferRequest, asked: _Asked, raw: Sequence[memoryview]
+) -> list[InputTensor]:
     if raw and len(raw) != len(message.inputs):
         raise InvalidInput(
             f"raw_input_contents: expected one entry for each of {len(message.inputs)} inputs, "
             f"got {len(raw)}"
         )
-    tensors = []
+    tensors, known = [], []
     for index, tensor in enumerate(message.inputs):
         where = f"input '{tensor.name}'"
         _refuse_shared_memory(where, tensor.parameters)
@@ -103,6 +177,9 @@ def _inputs(message: pb.ModelInferRequest, raw: Sequence[bytes | memoryview]) ->
         except ValueError as error:
             raise InvalidInput(f"{where}: {error}") from None
         tensors.append(InputTensor(tensor.name, tensor.datatype, array))
+        known.append((tensor.name, datatype, tuple(shape), len(raw[index]) if raw else 0))
+    if raw and all(datatype.itemsize for _, datatype, _, _ in known):
+        asked.tensors = known
     return tensors
 
 
@@ -162,28 +239,52 @@ def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:
     return value
 
 
-def encode(message: pb.ModelInferRequest, result: InferenceResult) -> pb.ModelInferResponse:
-    """The response to `message`, tensors as raw contents."""
-    spec = result.model.spec
-    response = pb.ModelInferResponse(
-        model_name=spec.name, model_version=spec.version, id=message.id
-    )
-    classes = {
-        output.name: _class_count(output)
-        for output in message.outputs
-        if "classification" in output.parameters
-    }
-    for tensor, array in result.outputs:
-        datatype = DATATYPES[tensor.datatype]
-        if tensor.name in classes:
-            labels = result.model.labels.get(tensor.name, ())
-            array = _classify(tensor, array, classes[tensor.name], labels, spec.batched)
-            datatype = _BYTES
-        response.outputs.add(name=tensor.name, datatype=datatype.name, shape=array.shape)
-        response.raw_output_contents.append(encode_raw(array, datatype))
-    if EXPLAIN in message.parameters and message.parameters[EXPLAIN].bool_param:
-        _explain(response, result)
-    return response
+def encode(wire: WireRequest, result: InferenceResult) -> bytes:
+    """The serialized response to `wire`, tensors as raw contents."""
+    asked = _asked(wire.head)
+    outputs = result.outputs
+    if asked.classes:
+        outputs = [_classified(asked, result, tensor, array) for tensor, array in outputs]
+    raw = [raw_buffer(array, DATATYPES[tensor.datatype]) for tensor, array in outputs]
+    id_ = wire.id.encode()
+    parts: list[Any] = [_response_head(result, outputs)]
+    if id_:
+        parts += (delimited(_ID_TAG, len(id_)), id_)
+    for buffer in raw:
+        size = len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+        parts += (delimited(_RAW_TAG, size), buffer)
+    if asked.explain:
+        parts.append(_explanation(result).SerializeToString())
+    return b"".join(parts)
+
+
+def _response_head(result: InferenceResult, outputs: Sequence[tuple[TensorSpec, Array]]) -> bytes:
+    """The response without its id and its tensors' contents: the same for requests of one kind
+    that get outputs of the same shapes."""
+    kept: dict[Hashable, bytes] = {} if result.notes is None else result.notes
+    shapes = tuple([array.shape for _, array in outputs])
+    head = kept.get(shapes)
+    if head is None:
+        spec = result.model.spec
+        response = pb.ModelInferResponse(model_name=spec.name, model_version=spec.version)
+        for tensor, array in outputs:
+            response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+        if len(kept) >= _KEPT_SHAPES:
+            kept.clear()
+        head = kept[shapes] = response.SerializeToString()
+    return head
+
+
+def _classified(
+    asked: _Asked, result: InferenceResult, tensor: TensorSpec, array: Array
+) -> tuple[TensorSpec, Array]:
+    """An output as its classes, where that is asked for."""
+    count = asked.classes.get(tensor.name)
+    if count is None:
+        return tensor, array
+    labels = result.model.labels.get(tensor.name, ())
+    classes = _classify(tensor, array, count, labels, result.model.spec.batched)
+    return replace(tensor, datatype="BYTES"), classes
 
 
 def _class_count(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
@@ -214,7 +315,9 @@ def _classify(
     return out if batched else out[0]
 
 
-def _explain(response: pb.ModelInferResponse, result: InferenceResult) -> None:
+def _explanation(result: InferenceResult) -> pb.ModelInferResponse:
+    """The parameters that are asked for with `headrace_explain`, and nothing else."""
+    response = pb.ModelInferResponse()
     answer = result.answer
     batch, took = answer.batch, answer.completion
     compute = took.seconds
@@ -230,3 +333,4 @@ def _explain(response: pb.ModelInferResponse, result: InferenceResult) -> None:
     values["headrace_executor"].string_param = batch.executor
     if result.padded_to:
         values["headrace_padded_to"].int64_param = result.padded_to
+    return response

@@ -14,10 +14,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headrace.inference.pool import POOL
 from headrace.inference.v2 import grpc_service_pb2 as pb
+from headrace.server.config import Settings
 from headrace.server.errors import InvalidInput, ServerError
 from headrace.server.models.registry import ModelListener
-from headrace.server.rpc import wire
 from headrace.server.rpc.control import ControlService
+from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Engine, choose
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
 from headrace.server.telemetry.watch import Watch
@@ -26,8 +27,6 @@ from headrace.stream.v1 import stream_pb2 as stream_pb
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM_SERVICE = stream_pb.DESCRIPTOR.services_by_name["SensorStream"]
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-_MOST_PENDING = 1 << 20
-_KEEPALIVE_MS = 20_000
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -60,10 +59,30 @@ def build(
     control: ControlService,
     streams: StreamService,
     health_: Health,
+    settings: Settings,
+    watch: Watch,
+) -> Engine:
+    """A server with everything registered and no port yet.
+
+    Raises ConfigurationError when the engine that `settings` names cannot be had.
+    """
+    chosen, limit = choose(settings.rpc_engine), settings.max_message_bytes
+    server = _grpcio(inference, control, streams, health_, limit, watch)
+    if chosen == "grpcio":
+        return server
+    from headrace.server.rpc.native import NativeServer  # an extra
+
+    return NativeServer(server, inference, f"/{_SERVICE.full_name}/ModelInfer", limit)
+
+
+def _grpcio(
+    inference: InferenceService,
+    control: ControlService,
+    streams: StreamService,
+    health_: Health,
     max_message_bytes: int,
     watch: Watch,
 ) -> grpc.aio.Server:
-    """A server with everything registered and no port yet."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -71,15 +90,13 @@ def build(
             # Two servers on one port would take each other's calls unnoticed.
             ("grpc.so_reuseport", 0),
             # From the first number to the second gRPC cancels calls that it has not handed to us
-            # yet, at random, and tells their callers nothing else; by default from 1,000. Who may
-            # wait is our queue's decision: what it refuses learns why, and when to come back.
-            ("grpc.server.max_pending_requests", _MOST_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+            # yet, at random, and tells their callers nothing else; by default from 1,000.
+            ("grpc.server.max_pending_requests", MOST_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
             # gRPC's default of five minutes would cut off clients that watch quiet streams.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            # A client that vanished without a word holds its sessions until this finds out.
-            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
         ]
     )
     server.add_generic_rpc_handlers(
@@ -110,12 +127,10 @@ def _handlers(inference: InferenceService, control: ControlService, watch: Watch
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,
         )
-    parse = _lenient(wire.parse)
-    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-        inference.model_infer, parse, pb.ModelInferResponse.SerializeToString
-    )
+    # Bytes in and out: the codec knows how to leave tensors where they are.
+    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.model_infer)
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        inference.model_stream_infer, parse, pb.ModelStreamInferResponse.SerializeToString
+        inference.model_stream_infer
     )
     return handlers
 
@@ -171,7 +186,7 @@ def _add_reflection(server: grpc.aio.Server) -> None:
         )
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def bind(server: Engine, host: str, port: int) -> int:
     """Binds and returns the port. Raises ServerError when it cannot be had."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     message = (

@@ -7,17 +7,20 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
+from headrace.server.inference import Pending
 from headrace.server.rpc import codec
-from headrace.server.rpc.wire import WireRequest
+from headrace.server.rpc.wire import Reader, WireRequest, delimited
 from headrace.server.streams.sequences import Sequences
-from headrace.server.telemetry.watch import Watch
+from headrace.server.telemetry.watch import Call, Watch, part_of_call
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +37,11 @@ STREAM_WINDOW = 1024
 # The metadata by which a caller, or a proxy before it, says whose share of a model it takes.
 CALLER = "headrace-caller"
 
-# A message that could not be parsed arrives as the error that says so.
-Received = WireRequest | errors.InvalidInput
+# Connections that a front passes on come from a socket file: their peers are all the same.
+_PASSED_ON = "unix:"
+_calls_passed_on = count()
+
+_STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,12 +49,34 @@ else:
     Context = grpc.aio.ServicerContext
 
 
+class Begun(NamedTuple):
+    """A request that was taken on. Cancelling the future withdraws it."""
+
+    call: Call
+    wire: WireRequest
+    pending: Pending
+
+    @property
+    def future(self) -> asyncio.Future[Any]:
+        return self.pending.future
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The model and version that it names."""
+        return _asked(self.wire)
+
+
 class InferenceService:
-    """Answers ModelInfer and ModelStreamInfer."""
+    """Answers ModelInfer and ModelStreamInfer.
+
+    A request is begun, its future waited for in whatever way suits the transport, and finished.
+    Messages are bytes on both sides.
+    """
 
     def __init__(self, sequences: Sequences, watch: Watch) -> None:
         self._sequences = sequences
-        self._watch = watch
+        self.watch = watch
+        self._reader = Reader()
         self._draining = False
         self.outcomes: Counter[str] = Counter()
         self._last_arrival = time.monotonic()
@@ -60,51 +88,62 @@ class InferenceService:
         for stream in self._streams:
             stream.drain()
 
-    async def answer(
-        self, wire: Received, arrival: float, remaining: float | None, caller: str
-    ) -> pb.ModelInferResponse:
-        """One request, answered; raises the errors of the server's table, and counts them."""
-        self._last_arrival = arrival
+    def begin(self, data: bytes, call: Call, remaining: float | None) -> Begun:
+        """Takes a ModelInferRequest on; raises the errors of the server's table, and counts them.
+
+        `remaining`: the seconds of the call's deadline, None when it has none. Who cancels what was
+        begun tells `watch` so.
+        """
+        self._last_arrival = call.arrival
+        wire: WireRequest | None = None
         try:
-            response = await self._answer(wire, arrival, remaining, caller)
+            if self._draining:
+                raise errors.Draining("the server is shutting down")
+            wire = _parsed(self._reader, data)
+            request = codec.decode(wire, call.arrival, remaining, call.caller)
+            return Begun(call, wire, self._sequences.submit(request))
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
+            self.watch.failed(call, error, *_asked(wire))
+            raise
+
+    def finish(self, begun: Begun) -> bytes:
+        """The ModelInferResponse to a request whose future has ended; raises as `begin` does."""
+        try:
+            result = begun.pending.outcome()
+            response = codec.encode(begun.wire, result)
+        except Exception as error:
+            self.outcomes[errors.row_of(error).reason] += 1
+            self.watch.failed(begun.call, error, *begun.asked)
             raise
         self.outcomes["OK"] += 1
+        self.watch.answered(begun.call, result.model.spec.name, result.model.spec.version)
         return response
+
+    async def answer(self, data: bytes, call: Call, remaining: float | None) -> bytes:
+        """`begin`, the wait, and `finish`. Cancelling this withdraws the request."""
+        begun = self.begin(data, call, remaining)
+        with suppress(Exception):  # told by `finish`
+            await begun.future
+        return self.finish(begun)
 
     def quiet_since(self) -> float:
         """When the last request came, in seconds of the monotonic clock."""
         return self._last_arrival
 
-    async def _answer(
-        self, wire: Received, arrival: float, remaining: float | None, caller: str
-    ) -> pb.ModelInferResponse:
-        if self._draining:
-            raise errors.Draining("the server is shutting down")
-        if isinstance(wire, errors.InvalidInput):
-            raise wire
-        request = codec.decode(wire, arrival, remaining, caller)
-        result = await self._sequences.infer(request)
-        return codec.encode(wire.message, result)
-
-    async def model_infer(self, wire: Received, context: Context) -> pb.ModelInferResponse:
-        asked = named_in(wire)
-        call = self._watch.begin(MODEL_INFER, context.invocation_metadata, asked[0])
+    async def model_infer(self, data: bytes, context: Context) -> bytes:
+        call = self.watch.begin(MODEL_INFER, context.invocation_metadata, lambda: named_in(data)[0])
         try:
             remaining, call.caller = context.time_remaining(), caller_of(context)
-            response = await self.answer(wire, call.arrival, remaining, call.caller)
+            return await self.answer(data, call, remaining)
         except asyncio.CancelledError:
-            self._watch.cancelled(call, *asked)
+            self.watch.cancelled(call, *named_in(data))
             raise
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
-            self._watch.failed(call, error, *asked)
             await abort(context, error)
-        self._watch.answered(call, response.model_name, response.model_version)
-        return response
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
-        async with watched(self._watch, MODEL_STREAM_INFER, context):
+        async with watched(self.watch, MODEL_STREAM_INFER, context):
             stream = _Stream(self, context)
             self._streams.add(stream)
             try:
@@ -162,10 +201,10 @@ class _Stream:
     async def _read(self) -> None:
         while True:
             await self._window.acquire()
-            wire = await self._context.read()
-            if wire is grpc.aio.EOF:
+            data = await self._context.read()
+            if data is grpc.aio.EOF:
                 return
-            task = asyncio.get_running_loop().create_task(self._answer(wire))
+            task = asyncio.get_running_loop().create_task(self._answer(data))
             self._answering.add(task)
             task.add_done_callback(self._answered)
 
@@ -175,13 +214,11 @@ class _Stream:
         if not task.cancelled() and task.exception() is not None:
             self._reader.cancel()  # the connection is gone: a write failed
 
-    async def _answer(self, wire: Received) -> None:
-        arrival = time.monotonic()
-        message = wire.message if isinstance(wire, WireRequest) else pb.ModelInferRequest()
+    async def _answer(self, data: bytes) -> None:
         try:
             remaining = self._context.time_remaining()
-            response = await self._service.answer(wire, arrival, remaining, self._caller)
-            answer = pb.ModelStreamInferResponse(infer_response=response)
+            response = await self._service.answer(data, part_of_call(self._caller), remaining)
+            answer = _final(response)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             log_unexpected(error)
             if self._strict:
@@ -190,17 +227,23 @@ class _Stream:
                 for task in self._answering - {asyncio.current_task()}:
                     task.cancel()
                 return
-            answer = _in_band(message, error)
-        answer.infer_response.parameters[codec.FINAL_RESPONSE].bool_param = True
+            answer = _in_band(data, error)
         async with self._writing:
             await self._context.write(answer)
 
 
-def named_in(wire: Received) -> tuple[str, str]:
-    """The model and version that a request names."""
-    if not isinstance(wire, WireRequest):
+def _asked(wire: WireRequest | None) -> tuple[str, str]:
+    if wire is None:
         return "", ""
-    return wire.message.model_name, wire.message.model_version
+    return wire.head.message.model_name, wire.head.message.model_version
+
+
+def named_in(data: bytes) -> tuple[str, str]:
+    """The model and version that a request names. To be asked where time does not matter."""
+    message = pb.ModelInferRequest()
+    with suppress(DecodeError):
+        message = pb.ModelInferRequest.FromString(data)
+    return message.model_name, message.model_version
 
 
 @asynccontextmanager
@@ -223,16 +266,44 @@ async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[
     watch.answered(call)
 
 
+def _parsed(reader: Reader, data: bytes) -> WireRequest:
+    # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
+    try:
+        return reader.read(data)
+    except DecodeError as error:
+        raise errors.InvalidInput(f"the message cannot be parsed: {error}") from None
+
+
 def caller_of(context: Context) -> str:
-    """Who calls: by the call's metadata, else the connection it came on."""
+    """Who calls: by the call's metadata, else the connection it came on, or the call itself where
+    connections cannot be told apart."""
     for key, value in context.invocation_metadata() or ():
         if key == CALLER and value:
             return str(value)
-    return str(context.peer())
+    peer = str(context.peer())
+    return f"{peer}{next(_calls_passed_on)}" if peer == _PASSED_ON else peer
 
 
-def _in_band(message: pb.ModelInferRequest, error: Exception) -> pb.ModelStreamInferResponse:
-    """`error` as an answer on a stream, with its status in parameters that clients may read."""
+def _final(response: bytes) -> bytes:
+    """A serialized ModelInferResponse as the one and final answer to a request of a stream."""
+    size = len(response) + len(_FINAL)
+    return b"".join((delimited(_STREAM_RESPONSE_TAG, size), response, _FINAL))
+
+
+def _flag(name: str) -> bytes:
+    """A response that has the parameter `name` only: appended to another, it adds that to it."""
+    flag = pb.InferParameter(bool_param=True)
+    return pb.ModelInferResponse(parameters={name: flag}).SerializeToString()
+
+
+_FINAL = _flag(codec.FINAL_RESPONSE)
+
+
+def _in_band(data: bytes, error: Exception) -> bytes:
+    """`error` as the answer to `data` on a stream, its status in parameters for clients to read."""
+    message = pb.ModelInferRequest()
+    with suppress(DecodeError):
+        message = pb.ModelInferRequest.FromString(data)
     answer = pb.ModelStreamInferResponse(error_message=errors.message_of(error))
     response = answer.infer_response
     response.id, response.model_name = message.id, message.model_name
@@ -241,7 +312,8 @@ def _in_band(message: pb.ModelInferRequest, error: Exception) -> pb.ModelStreamI
     wait = errors.retry_after(error)
     if wait is not None:
         response.parameters["headrace_retry_after_ms"].int64_param = max(1, int(wait * 1e3))
-    return answer
+    response.parameters[codec.FINAL_RESPONSE].bool_param = True
+    return answer.SerializeToString()
 
 
 def log_unexpected(error: Exception) -> None:
@@ -250,13 +322,17 @@ def log_unexpected(error: Exception) -> None:
         _log.error("unexpected error", exc_info=error)
 
 
+def details_of(error: Exception) -> tuple[tuple[str, bytes], ...]:
+    """The trailing metadata that tell `error` in full."""
+    return (("grpc-status-details-bin", errors.rich_status(error).SerializeToString()),)
+
+
 async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends the call with the table's status for `error`, details included."""
     log_unexpected(error)
-    details = errors.rich_status(error).SerializeToString()
-    metadata = (("grpc-status-details-bin", details),)
+    code, message = errors.row_of(error).code, errors.message_of(error)
     try:
-        await context.abort(errors.row_of(error).code, errors.message_of(error), metadata)
+        await context.abort(code, message, details_of(error))
     except grpc.aio.InternalError as gone:
         # The caller has hung up, at its deadline most likely: there is nobody left to tell.
         raise asyncio.CancelledError from gone

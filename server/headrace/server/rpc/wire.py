@@ -1,57 +1,106 @@
-"""Reads ModelInferRequest messages without copying large tensors.
+"""Takes ModelInferRequest messages apart without copying tensors, or parsing the same twice.
 
 protobuf copies a bytes field twice on its way to Python: into the message's arena, and out of it at
-each access. For a large message the raw tensors are therefore found in the serialized bytes and
-viewed there; only the rest is parsed. Format: the protobuf encoding guide.
+each access. The raw tensors are therefore found in the serialized bytes and viewed there. What is
+left, but for the id, is the same bytes in request after request of one kind of caller: it is parsed
+once, and what later steps learn of it is kept beside it. Format: the protobuf encoding guide.
+
+Measured, CPU time of the way from bytes to a checked request: docs/performance.md, "What a request
+costs".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 
-# Below this, one pass of protobuf's C parser costs less than walking the fields in Python.
-THRESHOLD = 32 * 1024
-
-_RAW_FIELD = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_ID, _RAW = (
+    number << 3 | 2  # the tag of a length-delimited field
+    for number in (
+        pb.ModelInferRequest.ID_FIELD_NUMBER,
+        pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER,
+    )
+)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_TAG = 5
 
+# Heads that are kept: how many, and of how many bytes at most.
+_KEPT_HEADS, _LONGEST_HEAD = 512, 1024
+
+
+class Head:
+    """A request message without its id and its raw tensors.
+
+    message: not to be changed, since requests share it. kept: whether others may come to share it.
+    asked: what the codec has read from it; None until then.
+    """
+
+    __slots__ = ("asked", "kept", "message")
+
+    def __init__(self, message: pb.ModelInferRequest, *, kept: bool = False) -> None:
+        self.message = message
+        self.kept = kept
+        self.asked: Any = None
+
 
 class WireRequest(NamedTuple):
-    """A parsed request whose raw_input_contents stand beside it, as `raw`."""
+    """A request in its parts. `raw` are its raw_input_contents, views of the bytes that came."""
 
-    message: pb.ModelInferRequest
-    raw: Sequence[bytes | memoryview]
-
-
-def parse(data: bytes) -> WireRequest:
-    """Raises google.protobuf.message.DecodeError for what is no ModelInferRequest."""
-    if len(data) >= THRESHOLD:
-        found = _split(memoryview(data))
-        if found is not None:
-            rest, raw = found
-            return WireRequest(pb.ModelInferRequest.FromString(rest), raw)
-    message = pb.ModelInferRequest.FromString(data)
-    return WireRequest(message, message.raw_input_contents)
+    head: Head
+    id: str
+    raw: Sequence[memoryview]
 
 
-def _split(data: memoryview) -> tuple[bytes, list[memoryview]] | None:
-    """The message without its raw tensors, and those. None when it is not well formed."""
-    rest: list[memoryview] = []
+class Reader:
+    """Reads messages. It keeps the heads seen last, a few hundred of them, and small ones only."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> WireRequest:
+        """Raises google.protobuf.message.DecodeError for what is no ModelInferRequest."""
+        parts = _split(data) or _split_by_protobuf(data)
+        head = self._heads.get(parts.head)
+        if head is None:
+            head = self._parse(parts)
+        return WireRequest(head, parts.id, parts.raw)
+
+    def _parse(self, parts: _Parts) -> Head:
+        message = pb.ModelInferRequest.FromString(parts.head)
+        # Typed contents stand in the head, and a sequence's id: neither is likely to come again.
+        kept = bool(parts.raw) and len(parts.head) <= _LONGEST_HEAD
+        head = Head(message, kept=kept and "sequence_id" not in message.parameters)
+        if head.kept:
+            if len(self._heads) >= _KEPT_HEADS:
+                self._heads.clear()
+            self._heads[parts.head] = head
+        return head
+
+
+class _Parts(NamedTuple):
+    head: bytes
+    id: str
+    raw: Sequence[memoryview]
+
+
+def _split(data: bytes) -> _Parts | None:
+    """None when the message is not well formed, or in a way that is not worth knowing."""
+    view = memoryview(data)
+    rest: list[bytes] = []
     raw: list[memoryview] = []
-    at, end = 0, len(data)
+    id_ = b""
+    at, kept, end = 0, 0, len(data)  # from `kept` to `at` lies what belongs to the head
     try:
         while at < end:
             start = at
-            tag, at = _varint(data, at)
+            tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
             if at - start > _LONGEST_TAG:
                 return None
             kind = tag & 7
             if kind == _BYTES:
-                length, at = _varint(data, at)
+                length, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
                 at += length
             elif kind == _VARINT:
                 _, at = _varint(data, at)
@@ -61,16 +110,31 @@ def _split(data: memoryview) -> tuple[bytes, list[memoryview]] | None:
                 return None
             if at > end:
                 return None
-            if tag == _RAW_FIELD << 3 | _BYTES:
-                raw.append(data[at - length : at])
-            else:
-                rest.append(data[start:at])
-    except IndexError:
+            if tag in (_ID, _RAW):
+                if start > kept:
+                    rest.append(data[kept:start])
+                kept = at
+                if tag == _RAW:
+                    raw.append(view[at - length : at])
+                else:
+                    id_ = data[at - length : at]
+        if end > kept:
+            rest.append(data[kept:])
+        return _Parts(rest[0] if len(rest) == 1 else b"".join(rest), id_.decode(), raw)
+    except (IndexError, UnicodeDecodeError):
         return None
-    return b"".join(rest), raw
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _split_by_protobuf(data: bytes) -> _Parts:
+    """The same for whatever else protobuf accepts. Raises DecodeError."""
+    message = pb.ModelInferRequest.FromString(data)
+    id_, raw = message.id, [memoryview(contents) for contents in message.raw_input_contents]
+    message.ClearField("id")
+    message.ClearField("raw_input_contents")
+    return _Parts(message.SerializeToString(), id_, raw)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
@@ -81,3 +145,15 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise IndexError("a varint has at most ten bytes")
+
+
+def delimited(tag: int, length: int) -> bytes:
+    """What stands before the `length` bytes of a length-delimited field of `tag` (below 128)."""
+    if length < 0x80:
+        return bytes((tag, length))
+    parts = bytearray((tag,))
+    while length >= 0x80:
+        parts.append(length & 0x7F | 0x80)
+        length >>= 7
+    parts.append(length)
+    return bytes(parts)

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 
 from headrace.inference.tensors import Array
 from headrace.server.errors import InvalidInput
-from headrace.server.inference import InferenceRequest, InferenceResult, SequencePlace, infer
+from headrace.server.inference import (
+    InferenceRequest,
+    InferenceResult,
+    Pending,
+    SequencePlace,
+    infer,
+    submit,
+)
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.models.states import StateSpec
@@ -38,6 +45,16 @@ class _Held:
         return sum(array.nbytes for array in self.states)
 
 
+@dataclass(slots=True)
+class _InTurn:
+    """A request that is answered by a task: it may wait for others of its sequence."""
+
+    future: asyncio.Task[InferenceResult]
+
+    def outcome(self) -> InferenceResult:
+        return self.future.result()
+
+
 class Sequences:
     """The sequences of all models. `idle`: seconds that one is kept, unless its model says."""
 
@@ -49,6 +66,12 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def submit(self, request: InferenceRequest) -> Pending:
+        """`infer` without the wait: the same errors, some raised here, some by the outcome."""
+        if request.sequence is None:
+            return submit(self._registry, request)
+        return _InTurn(asyncio.get_running_loop().create_task(self.infer(request)))
 
     async def infer(self, request: InferenceRequest) -> InferenceResult:
         """`inference.infer`, with the state of the request's sequence if it names one.

@@ -1,0 +1,99 @@
+"""What every measuring command does around its question: watch, report, keep."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from headrace.bench import run
+from headrace.bench.errors import BenchError
+from headrace.bench.machine import machine, versions
+from headrace.bench.questions import Measure
+from headrace.bench.reports import html, terminal
+from headrace.bench.reports.figures import load_words
+from headrace.bench.reports.live import Live
+from headrace.bench.results import Measurement, Report, Section
+from headrace.bench.spec import Job, Target
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the report")
+    group.add_argument("--json", type=Path, metavar="FILE", help="keep everything, for compare")
+    group.add_argument("--html", type=Path, metavar="FILE", help="one page with charts, to look at")
+    group.add_argument("-q", "--quiet", action="store_true", help="show nothing while it runs")
+
+
+@contextmanager
+def measuring(given: argparse.Namespace) -> Iterator[Measure]:
+    """A way to measure that shows on standard error what goes on."""
+    check_writable(given)
+    if given.quiet:
+        yield run.measure
+        return
+    with Live(Console(stderr=True)) as live:
+
+        def measure(job: Job) -> Measurement:
+            live.about(f"{job.target.name}, {load_words(job.load.model_dump())}")
+            return run.measure(job, live.watch)
+
+        yield measure
+
+
+def finish(
+    given: argparse.Namespace, sections: Sequence[Section], targets: Sequence[Target]
+) -> int:
+    """Shows the report and writes its files. Returns 0, or 1 where nothing was answered at all."""
+    report = Report(
+        command=("headrace", "bench", *given.words),
+        started=given.started,
+        seed=given.seed or 0,
+        machine=machine(),
+        versions=versions(),
+        targets=tuple(target.model_dump(mode="json") for target in targets),
+        sections=tuple(sections),
+    )
+    terminal.show(report, Console())
+    write(given.json, lambda: report.model_dump_json(indent=1))
+    write(given.html, lambda: html.page(report))
+    if not any(measurement.ok for section in sections for measurement in section.measurements):
+        print("headrace bench: no request was answered OK", file=sys.stderr)
+        return 1
+    return 0
+
+
+def now() -> str:
+    """The moment that a report says it began at: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_writable(given: argparse.Namespace) -> None:
+    """Raises BenchError where a report could not be written after all that measuring."""
+    for path in filter(None, (given.json, given.html)):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise BenchError(f"{path}: expected a file in a folder that is there")
+
+
+def write(path: Path | None, text: Callable[[], str]) -> None:
+    """Writes a file where one was asked for. Raises BenchError where it cannot be written."""
+    if path is None:
+        return
+    try:
+        path.write_text(text(), encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error}") from error
+
+
+def read(path: Path) -> Report:
+    """A report that was kept. Raises BenchError, naming the file, where it is none."""
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error}") from error
+    except ValueError as error:
+        raise BenchError(f"{path}: expected a report of headrace bench: {error}") from error

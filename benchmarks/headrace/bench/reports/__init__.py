@@ -1,0 +1,1 @@
+"""What a load test found, for people: on a terminal, as a page, as a table in Markdown."""

@@ -1,0 +1,211 @@
+"""A scenario carried out: its sides are started, asked its questions in turn, and stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+from headrace.bench.errors import BenchError
+from headrace.bench.models import Model
+from headrace.bench.peer import PeerUnavailable, serve
+from headrace.bench.questions import Measure, under
+from headrace.bench.questions.curve import curve, saturation
+from headrace.bench.questions.goodput import goodput
+from headrace.bench.questions.search import Objective, SearchOptions, search
+from headrace.bench.questions.start import start
+from headrace.bench.questions.versus import versus
+from headrace.bench.reports.figures import load_words
+from headrace.bench.results import Section
+from headrace.bench.scenario import (
+    CurveQuestion,
+    GoodputQuestion,
+    LoadQuestion,
+    Question,
+    Scenario,
+    SearchQuestion,
+    StartQuestion,
+)
+from headrace.bench.spec import Job, Load, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Who is measured: a peer in one of its configurations, or what runs at `address`."""
+
+    name: str
+    peer: str = ""
+    configuration: str = "default"
+    address: str = ""
+
+
+Serve = Callable[[Side, Model], AbstractContextManager[Target]]
+
+
+def side(words: str) -> Side:
+    """ "pytriton", "pytriton:tuned", or a running server as "name=host:port" or "host:port"."""
+    name, named, address = words.rpartition("=")
+    if named or "/" in words or words.rpartition(":")[2].isdigit():
+        return Side(name or words, address=address)
+    peer, _, configuration = words.partition(":")
+    return Side(words.replace(":", " "), peer, configuration or "default")
+
+
+@contextmanager
+def served(side: Side, model: Model) -> Iterator[Target]:
+    """`model` served by `side`. Raises PeerUnavailable where it cannot be, and BenchError for a
+    peer or configuration that there is not."""
+    known = {"model_file": model.about, "model_sha256": _digest(model)}
+    if side.address:
+        over_http = "/" in side.address
+        yield Target(name=side.name, address=side.address, protocol="http" if over_http else "grpc")
+        return
+    ours = model.settings if side.peer == "headrace" else {}
+    with ExitStack() as stack:
+        try:
+            target = stack.enter_context(
+                serve(
+                    side.peer,
+                    model.path,
+                    side.configuration,
+                    name=side.name,
+                    model_name=model.name,
+                    settings=ours,
+                )
+            )
+        except ValueError as error:
+            raise BenchError(str(error)) from error
+        yield target.model_copy(update={"about": {**target.about, **known}})
+
+
+def _digest(model: Model) -> str:
+    return hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scenario found, and on what."""
+
+    sections: tuple[Section, ...]
+    targets: tuple[Target, ...]
+
+
+def carry_out(
+    scenario: Scenario, model: Model, measure: Measure, *, seed: int = 0, serve: Serve = served
+) -> Outcome:
+    """Asks `scenario`'s questions of its peers. One that cannot be measured has a section that
+    says why; the others go on without it.
+
+    Raises BenchError where nobody is left, or a question cannot be asked.
+    """
+    missing: dict[str, str] = {}
+    sides = list(_able(scenario, missing))
+    together = [q for q in scenario.questions if not isinstance(q, StartQuestion)]
+    sections: list[Section] = []
+    targets: list[Target] = []
+    if together:
+        with ExitStack() as stack:
+            for each in sides:
+                try:
+                    targets.append(stack.enter_context(serve(each, model)))
+                except PeerUnavailable as error:
+                    missing[each.name] = error.reason
+            jobs = [scenario.job(target, seed) for target in targets]
+            for question in together if jobs else ():
+                sections += _answers(question, jobs, scenario.turns, measure)
+    if len(together) < len(scenario.questions):
+        for each in sides:
+            starting = _Starting(each, scenario, model, seed, serve, targets)
+            try:
+                sections.append(start(each.name, starting, scenario.turns, measure))
+            except PeerUnavailable as error:
+                missing[each.name] = error.reason
+    if not sections:
+        whys = "; ".join(f"{name}: {why}" for name, why in missing.items())
+        raise BenchError(f"nobody could be measured: {whys}")
+    sections += [_missing(name, why) for name, why in missing.items()]
+    return Outcome(tuple(sections), tuple({target.name: target for target in targets}.values()))
+
+
+def _able(scenario: Scenario, missing: dict[str, str]) -> Iterator[Side]:
+    """The sides that can be asked at all."""
+    for words in scenario.peers:
+        each = side(words)
+        if scenario.protocol == "sensor" and each.peer not in ("headrace", ""):
+            missing[each.name] = "it has no sensor streams"
+        elif each.address and any(isinstance(q, StartQuestion) for q in scenario.questions):
+            missing[each.name] = "it runs already, so that its start cannot be measured"
+        else:
+            yield each
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """Starts a side, for the question how long that takes; `targets` gets who was started."""
+
+    side: Side
+    scenario: Scenario
+    model: Model
+    seed: int
+    serve: Serve
+    targets: list[Target]
+
+    @contextmanager
+    def __call__(self) -> Iterator[Job]:
+        with self.serve(self.side, self.model) as target:
+            self.targets.append(target)
+            yield self.scenario.job(target, self.seed)
+
+
+def _missing(name: str, why: str) -> Section:
+    return Section(
+        title=f"{name}: not measured",
+        kind="load",
+        measurements=(),
+        notes=(f"{name} could not be measured here: {why}",),
+    )
+
+
+def _answers(
+    question: Question, jobs: Sequence[Job], turns: int, measure: Measure
+) -> Iterator[Section]:
+    if isinstance(question, LoadQuestion):
+        if len(jobs) == 1:
+            yield _alone(jobs[0], question.loads, measure)
+            return
+        for load in question.loads:
+            title = f"{load_words(load.model_dump())}"
+            yield versus([under(job, load) for job in jobs], turns, measure, title=title)
+    elif isinstance(question, CurveQuestion):
+        yield from curve(jobs, measure, question.shares)
+    else:
+        for job in jobs:
+            yield from _one_by_one(question, job, measure)
+
+
+def _one_by_one(question: Question, job: Job, measure: Measure) -> Iterator[Section]:
+    if isinstance(question, SearchQuestion):
+        objective = Objective(question.p99, question.errors)
+        yield search(job, objective, measure, SearchOptions(tolerance=question.tolerance))
+    elif isinstance(question, GoodputQuestion):
+        found = saturation(_patient(job), measure)
+        yield found.section
+        section = goodput(job, [share * found.rate for share in question.shares], measure)
+        labels = tuple(f"{share:.0%} of its saturation" for share in question.shares)
+        yield section.model_copy(update={"labels": labels})
+
+
+def _patient(job: Job) -> Job:
+    """The same requests without deadlines: what is found is what the server can do."""
+    requests = tuple(r.model_copy(update={"deadline": None}) for r in job.requests)
+    return job.model_copy(update={"requests": requests})
+
+
+def _alone(job: Job, loads: Sequence[Load], measure: Measure) -> Section:
+    return Section(
+        title=job.target.name,
+        kind="load",
+        measurements=tuple(measure(under(job, load)) for load in loads),
+        labels=tuple(load_words(load.model_dump()) for load in loads),
+    )

@@ -1,0 +1,170 @@
+"""ModelInfer by pygrpc-native: HTTP/2 outside the interpreter's lock, calls handed over in groups.
+
+Theory of operation. The front owns the port. It reads calls of ModelInfer itself; every other
+method (streams, control, health, reflection) it passes on, as it comes, to a grpc.aio server that
+listens on a socket file in a folder of this process's own. A thread waits for calls and gives all
+that have come to the event loop at once. A call has neither task nor coroutine: it is begun, its
+future's callback finishes it. So a burst takes one turn of the loop to begin, and a batch one to
+answer.
+
+What the engine lacks beside grpcio, and what it was measured to save: docs/rpc-engines.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
+
+from headrace.server import errors
+from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING
+from headrace.server.rpc.service import (
+    CALLER,
+    MODEL_INFER,
+    Begun,
+    InferenceService,
+    details_of,
+    log_unexpected,
+    named_in,
+)
+
+_log = logging.getLogger(__name__)
+
+# Calls handed over at once. Reading is cheap: more would only delay the first of them.
+_GROUP = 64
+# One thread reads and writes several hundred MB/s, far more calls than Python can answer.
+_IO_THREADS = 1
+_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+class NativeServer:
+    """Has the methods of grpc.aio.Server that are asked of an engine.
+
+    behind: answers all that is not `method` (a full method name, "/package.Service/Method").
+    max_message_bytes: largest request; the front reads larger ones to their end all the same.
+    """
+
+    def __init__(
+        self,
+        behind: grpc.aio.Server,
+        inference: InferenceService,
+        method: str,
+        max_message_bytes: int,
+    ) -> None:
+        self._behind = behind
+        self._inference = inference
+        self._method = method
+        self._max_message_bytes = max_message_bytes
+        self._front: Any = None
+        self._folder = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[int, Begun] = {}
+
+    def add_insecure_port(self, address: str) -> int:
+        """Binds `address` and returns its port. Raises RuntimeError when it cannot be had."""
+        try:
+            self._front = NativeGrpcFront(
+                address,
+                [(self._method, False)],
+                io_threads=_IO_THREADS,
+                client_key_metadata=CALLER,
+                call_details=True,
+                keepalive_time_ms=KEEPALIVE_MS,
+                keepalive_timeout_ms=KEEPALIVE_MS,
+                keepalive_permit_without_calls=False,
+                max_concurrent_streams=MOST_PENDING,
+            )
+        except OSError as error:
+            raise RuntimeError(str(error)) from error
+        return int(self._front.bound_port)
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._folder = tempfile.mkdtemp(prefix="headrace-")
+        path = str(Path(self._folder, "grpc"))
+        self._behind.add_insecure_port(f"unix:{path}")
+        await self._behind.start()
+        self._front.set_fallback(path)
+        self._front.start()
+        threading.Thread(target=self._receive, name="grpc", daemon=True).start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Ends what is still in flight after `grace` seconds."""
+        try:
+            await self._behind.stop(grace)
+            if self._waiting:
+                futures = [begun.future for begun in self._waiting.values()]
+                await asyncio.wait(futures, timeout=grace)
+        finally:
+            if self._front is not None:
+                await asyncio.to_thread(self._front.close)
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _receive(self) -> None:
+        assert self._loop is not None
+        while (events := self._front.recv_batch_details(_GROUP)) is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._arrived, events)
+            except RuntimeError:  # the loop is closed: nobody is left to answer
+                return
+
+    def _arrived(self, events: Sequence[tuple[Any, ...]]) -> None:
+        now = time.monotonic()
+        for kind, call, _, data, caller, details in events:
+            if kind == EVENT_CANCEL:  # or its deadline has passed: the front has told the caller
+                begun = self._waiting.pop(call, None)
+                if begun is not None:
+                    begun.future.cancel()
+                    self._inference.watch.cancelled(begun.call, *begun.asked)
+            else:
+                self._begin(call, data, now, details[2], caller)
+
+    def _begin(
+        self, call: int, data: bytes, now: float, remaining: float | None, caller: str | bytes
+    ) -> None:
+        limit = self._max_message_bytes
+        if len(data) > limit:
+            message = f"SERVER: Received message larger than max ({len(data)} vs. {limit})"
+            self._front.fail(call, _EXHAUSTED, message)
+            return
+        try:
+            # The front tells no metadata but the caller's name: no trace is continued here.
+            watched = self._inference.watch.begin(MODEL_INFER, tuple, lambda: named_in(data)[0])
+            watched.arrival = now
+            watched.caller = caller if isinstance(caller, str) else caller.decode()
+            begun = self._inference.begin(data, watched, remaining)
+        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
+            self._fail(call, error)
+            return
+        self._waiting[call] = begun
+        begun.future.add_done_callback(partial(self._ended, call, begun))
+
+    def _ended(self, call: int, begun: Begun, future: asyncio.Future[Any]) -> None:
+        if self._waiting.pop(call, None) is None:  # the caller has left
+            if not future.cancelled():
+                future.exception()  # seen, and told to nobody
+            return
+        try:
+            self._front.respond(call, self._inference.finish(begun))
+        except asyncio.CancelledError:
+            stopped = errors.Draining("the server is shutting down")
+            self._inference.watch.failed(begun.call, stopped, *begun.asked)
+            self._fail(call, stopped)
+        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
+            self._fail(call, error)
+
+    def _fail(self, call: int, error: Exception) -> None:
+        log_unexpected(error)
+        code: int = errors.row_of(error).code.value[0]
+        self._front.fail(call, code, errors.message_of(error), list(details_of(error)))
