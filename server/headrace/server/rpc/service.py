@@ -20,8 +20,7 @@ from headrace.server.inference import Pending
 from headrace.server.rpc import codec
 from headrace.server.rpc.wire import Reader, WireRequest, delimited
 from headrace.server.streams.sequences import Sequences
-from headrace.server.telemetry.sampling import Metadata
-from headrace.server.telemetry.watch import Call, Watch
+from headrace.server.telemetry.watch import Call, Watch, part_of_call
 
 _log = logging.getLogger(__name__)
 
@@ -50,20 +49,21 @@ else:
     Context = grpc.aio.ServicerContext
 
 
-# A message that could not be parsed is the error that says so.
-Received = WireRequest | errors.InvalidInput
-
-
 class Begun(NamedTuple):
     """A request that was taken on. Cancelling the future withdraws it."""
 
+    call: Call
     wire: WireRequest
     pending: Pending
-    call: Call | None  # None for a request of a stream, which is one call for all of them
 
     @property
     def future(self) -> asyncio.Future[Any]:
         return self.pending.future
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The model and version that it names."""
+        return _asked(self.wire)
 
 
 class InferenceService:
@@ -75,7 +75,7 @@ class InferenceService:
 
     def __init__(self, sequences: Sequences, watch: Watch) -> None:
         self._sequences = sequences
-        self._watch = watch
+        self.watch = watch
         self._reader = Reader()
         self._draining = False
         self.outcomes: Counter[str] = Counter()
@@ -88,100 +88,62 @@ class InferenceService:
         for stream in self._streams:
             stream.drain()
 
-    def begin_call(
-        self,
-        data: bytes,
-        metadata: Callable[[], Metadata | None],
-        remaining: float | None,
-        caller: str,
-    ) -> Begun:
-        """Takes on a call of ModelInfer; raises the errors of the server's table, and counts them.
+    def begin(self, data: bytes, call: Call, remaining: float | None) -> Begun:
+        """Takes a ModelInferRequest on; raises the errors of the server's table, and counts them.
 
-        `metadata` gives the caller's; `remaining` are the seconds of the call's deadline, None when
-        it has none; `caller` whom it comes from. What is begun ends by `finish` or `left`.
+        `remaining`: the seconds of the call's deadline, None when it has none. Who cancels what was
+        begun tells `watch` so.
         """
-        received = _received(self._reader, data)
-        asked = _named_in(received)
-        call = self._watch.begin(MODEL_INFER, metadata, asked[0])
-        call.caller = caller
+        self._last_arrival = call.arrival
+        wire: WireRequest | None = None
         try:
-            return self._begin(received, call.arrival, remaining, caller, call)
+            if self._draining:
+                raise errors.Draining("the server is shutting down")
+            wire = _parsed(self._reader, data)
+            request = codec.decode(wire, call.arrival, remaining, call.caller)
+            return Begun(call, wire, self._sequences.submit(request))
         except Exception as error:
-            self._watch.failed(call, error, *asked)
+            self.outcomes[errors.row_of(error).reason] += 1
+            self.watch.failed(call, error, *_asked(wire))
             raise
 
     def finish(self, begun: Begun) -> bytes:
-        """The ModelInferResponse to a request whose future has ended; raises as `begin_call`."""
+        """The ModelInferResponse to a request whose future has ended; raises as `begin` does."""
         try:
             result = begun.pending.outcome()
             response = codec.encode(begun.wire, result)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
-            if begun.call is not None:
-                self._watch.failed(begun.call, error, *_named_in(begun.wire))
+            self.watch.failed(begun.call, error, *begun.asked)
             raise
         self.outcomes["OK"] += 1
-        if begun.call is not None:
-            spec = result.model.spec
-            self._watch.answered(begun.call, spec.name, spec.version)
+        self.watch.answered(begun.call, result.model.spec.name, result.model.spec.version)
         return response
 
-    def left(self, begun: Begun) -> None:
-        """The caller has gone: nobody waits for what was begun."""
-        begun.future.cancel()
-        if begun.call is not None:
-            self._watch.cancelled(begun.call, *_named_in(begun.wire))
-
-    async def answer(
-        self, data: bytes, arrival: float, remaining: float | None, caller: str
-    ) -> bytes:
-        """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
-        received = _received(self._reader, data)
-        return await self._finished(self._begin(received, arrival, remaining, caller, None))
-
-    async def model_infer(self, data: bytes, context: Context) -> bytes:
-        try:
-            remaining, caller = context.time_remaining(), caller_of(context)
-            begun = self.begin_call(data, context.invocation_metadata, remaining, caller)
-            return await self._finished(begun)
-        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
-            await abort(context, error)
-
-    def _begin(
-        self,
-        received: Received,
-        arrival: float,
-        remaining: float | None,
-        caller: str,
-        call: Call | None,
-    ) -> Begun:
-        self._last_arrival = arrival
-        try:
-            if self._draining:
-                raise errors.Draining("the server is shutting down")
-            if isinstance(received, errors.InvalidInput):
-                raise received
-            request = codec.decode(received, arrival, remaining, caller)
-            return Begun(received, self._sequences.submit(request), call)
-        except Exception as error:
-            self.outcomes[errors.row_of(error).reason] += 1
-            raise
-
-    async def _finished(self, begun: Begun) -> bytes:
-        try:
-            with suppress(Exception):  # told by `finish`
-                await begun.future
-        except asyncio.CancelledError:
-            self.left(begun)
-            raise
+    async def answer(self, data: bytes, call: Call, remaining: float | None) -> bytes:
+        """`begin`, the wait, and `finish`. Cancelling this withdraws the request."""
+        begun = self.begin(data, call, remaining)
+        with suppress(Exception):  # told by `finish`
+            await begun.future
         return self.finish(begun)
 
     def quiet_since(self) -> float:
         """When the last request came, in seconds of the monotonic clock."""
         return self._last_arrival
 
+    async def model_infer(self, data: bytes, context: Context) -> bytes:
+        call = self.watch.begin(MODEL_INFER, context.invocation_metadata, lambda: named_in(data)[0])
+        try:
+            remaining, call.caller = context.time_remaining(), caller_of(context)
+            return await self.answer(data, call, remaining)
+        except asyncio.CancelledError:
+            self.watch.cancelled(call, *named_in(data))
+            raise
+        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
+            await abort(context, error)
+
     async def model_stream_infer(self, _: Any, context: Context) -> None:
-        async with watched(self._watch, MODEL_STREAM_INFER, context):
+        async with watched(self.watch, MODEL_STREAM_INFER, context):
             stream = _Stream(self, context)
             self._streams.add(stream)
             try:
@@ -253,10 +215,9 @@ class _Stream:
             self._reader.cancel()  # the connection is gone: a write failed
 
     async def _answer(self, data: bytes) -> None:
-        arrival = time.monotonic()
         try:
             remaining = self._context.time_remaining()
-            response = await self._service.answer(data, arrival, remaining, self._caller)
+            response = await self._service.answer(data, part_of_call(self._caller), remaining)
             answer = _final(response)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             log_unexpected(error)
@@ -271,19 +232,18 @@ class _Stream:
             await self._context.write(answer)
 
 
-def _received(reader: Reader, data: bytes) -> Received:
-    # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
-    try:
-        return reader.read(data)
-    except DecodeError as error:
-        return errors.InvalidInput(f"the message cannot be parsed: {error}")
-
-
-def _named_in(received: Received) -> tuple[str, str]:
-    """The model and version that a request names."""
-    if not isinstance(received, WireRequest):
+def _asked(wire: WireRequest | None) -> tuple[str, str]:
+    if wire is None:
         return "", ""
-    return received.head.message.model_name, received.head.message.model_version
+    return wire.head.message.model_name, wire.head.message.model_version
+
+
+def named_in(data: bytes) -> tuple[str, str]:
+    """The model and version that a request names. To be asked where time does not matter."""
+    message = pb.ModelInferRequest()
+    with suppress(DecodeError):
+        message = pb.ModelInferRequest.FromString(data)
+    return message.model_name, message.model_version
 
 
 @asynccontextmanager
@@ -304,6 +264,14 @@ async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[
         watch.failed(call, error)
         raise
     watch.answered(call)
+
+
+def _parsed(reader: Reader, data: bytes) -> WireRequest:
+    # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
+    try:
+        return reader.read(data)
+    except DecodeError as error:
+        raise errors.InvalidInput(f"the message cannot be parsed: {error}") from None
 
 
 def caller_of(context: Context) -> str:

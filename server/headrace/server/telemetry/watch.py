@@ -29,7 +29,8 @@ Resolve = Callable[[str, str], tuple[str, str]]
 class Call:
     """One call: what came, when (of the monotonic clock), from whom; and its span, if it is traced.
 
-    It ends once, by one of Watch's methods.
+    It ends once, by one of Watch's methods. Without a `method` it is a part of a call that is
+    watched as a whole, and nothing is counted.
     """
 
     __slots__ = ("arrival", "caller", "method", "span")
@@ -39,6 +40,13 @@ class Call:
         self.arrival = arrival
         self.caller = ""
         self.span = span
+
+
+def part_of_call(caller: str) -> Call:
+    """A request that came just now, among others of a stream."""
+    part = Call("", time.monotonic(), None)
+    part.caller = caller
+    return part
 
 
 class Watch:
@@ -55,9 +63,12 @@ class Watch:
         self._access_log = access_log
         self._counts_only = on and not access_log
 
-    def begin(self, method: str, metadata: Callable[[], Metadata | None], model: str = "") -> Call:
-        """`method` is a full name, package.Service/Method; `metadata` gives the caller's, and is
-        asked only where calls are traced; `model` what the caller calls it."""
+    def begin(
+        self, method: str, metadata: Callable[[], Metadata | None], model: Callable[[], str] = str
+    ) -> Call:
+        """`method` is a full name, package.Service/Method. `metadata` gives the caller's, and is
+        asked only where calls are traced; `model` gives the model's name in the caller's words, and
+        is asked only where models are traced by rules of their own."""
         arrival = time.monotonic()
         if self.tracing is None:
             return Call(method, arrival, None)
@@ -66,7 +77,7 @@ class Watch:
 
     def answered(self, call: Call, model: str = "", version: str = "") -> None:
         """`model` and `version` as the server has them; empty for calls that concern none."""
-        if self._counts_only and call.span is None:  # as nearly always
+        if self._counts_only and call.span is None and call.method:  # as nearly always
             self.calls.ended((call.method, model, version, "OK"), time.monotonic() - call.arrival)
         else:
             self._ended(call, model, version, "OK", "")
@@ -88,6 +99,8 @@ class Watch:
         return self.resolve(model, version) if model else ("", "")
 
     def _ended(self, call: Call, model: str, version: str, status: str, message: str) -> None:
+        if not call.method:
+            return
         seconds = time.monotonic() - call.arrival
         if self._on:
             self.calls.ended((call.method, model, version, status), seconds)
