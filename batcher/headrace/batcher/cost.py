@@ -150,7 +150,9 @@ class CostTable:
         variance = np.maximum((kernel * across**2).sum(1), 1e-9)
         slope = np.maximum((kernel * across * up).sum(1) / variance, 0.0)
         fitted = y + slope * (sizes[rare] - x)
-        strangeness = np.abs(means[rare] / np.maximum(fitted, 1e-12) - 1) / (1.5 * self.spread + 0.01)
+        strangeness = np.abs(means[rare] / np.maximum(fitted, 1e-12) - 1) / (
+            1.5 * self.spread + 0.01
+        )
         pull = 4 / (1 + strangeness**2)
         out = means.copy()
         out[rare] = (weights[rare] * means[rare] + pull * fitted) / (weights[rare] + pull)
