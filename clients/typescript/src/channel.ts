@@ -1,6 +1,7 @@
 /** How a client is connected. */
 import type { Transport } from "@connectrpc/connect";
-import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { createNodeHttpClient, Http2SessionManager } from "@connectrpc/connect-node";
+import { createTransport } from "@connectrpc/connect/protocol-grpc";
 
 /** An encrypted connection. PEM data, as text or bytes. */
 export interface TLS {
@@ -34,6 +35,11 @@ export interface Channel {
 // round trip.
 const WINDOW = 8 << 20;
 
+// Written at a time. Where a server refuses a message before it has come whole, Node loses the
+// server's answer if one large write is still under way, and the call would wait for ever.
+const PIECE = 64 << 10;
+const LARGEST_MESSAGE = 2 ** 32 - 1;
+
 /** Throws TypeError for an address that is not "host:port". */
 export function openChannel(address: string, options: ChannelOptions): Channel {
   const { tls, keepaliveMs } = options;
@@ -46,11 +52,19 @@ export function openChannel(address: string, options: ChannelOptions): Channel {
     keepaliveMs === undefined ? {} : { pingIntervalMs: keepaliveMs, pingTimeoutMs: 10_000 },
     { settings: { initialWindowSize: WINDOW }, ...tlsOptions(tls) },
   );
-  const transport = createGrpcTransport({
+  const http = createNodeHttpClient({ httpVersion: "2", sessionProvider: () => sessionManager });
+  const transport = createTransport({
     baseUrl: url,
-    sessionManager,
+    httpClient: ({ body, ...request }) =>
+      http(body === undefined ? request : { ...request, body: inPieces(body) }),
+    useBinaryFormat: true,
+    interceptors: [],
     // Tensors rarely repay compression.
     acceptCompression: [],
+    sendCompression: null,
+    compressMinBytes: 1024,
+    readMaxBytes: LARGEST_MESSAGE,
+    writeMaxBytes: LARGEST_MESSAGE,
   });
   return {
     transport,
@@ -58,6 +72,14 @@ export function openChannel(address: string, options: ChannelOptions): Channel {
       sessionManager.abort();
     },
   };
+}
+
+async function* inPieces(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  for await (const bytes of body) {
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      yield bytes.subarray(at, at + PIECE);
+    }
+  }
 }
 
 function tlsOptions(tls: TLS | undefined) {

@@ -254,8 +254,8 @@ export class Client {
     return {
       headers,
       ...(options.signal && { signal: options.signal }),
-      // Here 0 would mean that there is none.
-      ...(timeoutMs !== undefined && { timeoutMs: Math.max(1, timeoutMs) }),
+      // Whole milliseconds, of which 0 would mean that there is no deadline.
+      ...(timeoutMs !== undefined && { timeoutMs: Math.max(1, Math.round(timeoutMs)) }),
     };
   }
 }
