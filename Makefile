@@ -6,6 +6,11 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 INPUTS := pyproject.toml constraints.txt
+# The TypeScript client. Where there is no npm its part is left out, and that is said.
+TYPESCRIPT := clients/typescript
+NPM := $(shell command -v npm)
+NODE := $(TYPESCRIPT)/node_modules/.installed
+NO_NPM := @echo "left out: the TypeScript client (no npm here; Debian: apt-get install nodejs npm)"
 
 .PHONY: demo examples test check format protos bench constraints clean
 
@@ -16,23 +21,25 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 	$(BIN)/python examples/voice_activity.py --speed 0 --plot .cache/voice_activity.svg
 	$(BIN)/python examples/activity.py --speed 0 --plot .cache/activity.svg
 
-test: $(DEV)  ## all tests
+test: $(DEV) $(NODE)  ## all tests
 	$(BIN)/python -m pytest
+	$(if $(NPM),cd $(TYPESCRIPT) && npm run test:units,$(NO_NPM))
 
-check: $(DEV)  ## format, lint, types, import rules, protos current, tests
+check: $(DEV) $(NODE)  ## format, lint, types, import rules, protos current, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/generate.py --check $(if $(NPM),--typescript)
+	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm run test:units,$(NO_NPM))
 	$(BIN)/python -m pytest
 
 format: $(DEV)  ## rewrite in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-protos: $(DEV)  ## regenerate the Python stubs from the .proto sources
-	$(BIN)/python protos/generate.py
+protos: $(DEV) $(NODE)  ## regenerate stubs and reference from the .proto sources
+	$(BIN)/python protos/generate.py $(if $(NPM),--typescript)
 
 bench: $(DEV)  ## some scenarios, against ourselves and PyTriton, in under five minutes
 	$(BIN)/headrace bench scenario --short tiny magika embeddings vad-streams overload cold-start \
@@ -42,7 +49,7 @@ constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(USE): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,3 +60,7 @@ $(USE): $(INPUTS)
 $(DEV): $(USE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	touch $@
+
+$(NODE): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
+	$(if $(NPM),cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund,$(NO_NPM))
+	$(if $(NPM),touch $@)
