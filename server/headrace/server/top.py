@@ -166,7 +166,7 @@ def _row(change: Change, model: str, version: str) -> ModelRow:
 def show(address: str, before: Reading, after: Reading) -> RenderableType:
     """The whole screen."""
     title = f"headrace at {address}; times in ms"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("model", overflow="fold", min_width=12)
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
