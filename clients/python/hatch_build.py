@@ -1,4 +1,4 @@
-"""Brings the protocol's Python files, which lie in protos/python, into what is built of the client."""
+"""Brings the protocol's Python files, which lie in protos/python, into what is built here."""
 
 from __future__ import annotations
 

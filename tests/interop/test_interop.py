@@ -71,7 +71,7 @@ def built_program(language: str) -> list[str]:
     return [str(folder / "client")]
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[], list[str]]] = {
     "python": python_program,
     "typescript": typescript_program,
     "go": functools.partial(built_program, "go"),
