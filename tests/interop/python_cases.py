@@ -34,7 +34,7 @@ class Cases:
     named: dict[str, Case] = field(default_factory=dict)
 
     def __call__(self, function: Case) -> Case:
-        self.named[function.__name__] = function  # type: ignore[attr-defined]
+        self.named[function.__name__] = function
         return function
 
 

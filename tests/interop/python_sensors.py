@@ -107,9 +107,7 @@ async def sensor_timestamps(env: Env, client: AsyncClient) -> None:
 @case
 async def sensor_datatype(env: Env, client: AsyncClient) -> None:
     signal = np.array([-32768, -1, 0, 32767], np.int16)
-    async with client.stream(
-        "identity_INT16", window=2, sample_rate=100, dtype=np.int16
-    ) as stream:
+    async with client.stream("identity_INT16", window=2, sample_rate=100, dtype=np.int16) as stream:
         found = results([event async for event in stream.run([signal])])
     for event, expected in zip(found, (signal[None, :2], signal[None, 2:]), strict=True):
         equal(event["y"], expected)
@@ -176,9 +174,7 @@ async def sensor_many(env: Env, client: AsyncClient) -> None:
 
 @case
 async def sensor_leave(env: Env, client: AsyncClient) -> None:
-    staying = asyncio.create_task(
-        _accumulate(client, np.arange(400, dtype=np.float32) % 7, 10)
-    )
+    staying = asyncio.create_task(_accumulate(client, np.arange(400, dtype=np.float32) % 7, 10))
     async with client.stream("double", window=4, sample_rate=100) as stream:
         await stream.send(np.zeros(40, np.float32))
         await anext(stream)

@@ -90,9 +90,7 @@ def main() -> None:
             # Plans of models are kept apart from the user's.
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
-        with server.serving(
-            folder / "log", folder / "models", environment=settings
-        ) as running:
+        with server.serving(folder / "log", folder / "models", environment=settings) as running:
             asyncio.run(serve(running.grpc))
 
 

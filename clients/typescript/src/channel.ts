@@ -1,4 +1,7 @@
 /** How a client is connected. */
+import { once } from "node:events";
+import type { Http2Session } from "node:http2";
+
 import type { Transport } from "@connectrpc/connect";
 import { createNodeHttpClient, Http2SessionManager } from "@connectrpc/connect-node";
 import { createTransport } from "@connectrpc/connect/protocol-grpc";
@@ -28,7 +31,7 @@ export interface ChannelOptions {
 export interface Channel {
   readonly transport: Transport;
   /** Ends the connection, and every call on it. */
-  close(): void;
+  close(): Promise<void>;
 }
 
 // Bytes of one answer that may be under way: HTTP/2's own 64 KiB would halt a large tensor at each
@@ -40,6 +43,31 @@ const WINDOW = 8 << 20;
 const PIECE = 64 << 10;
 const LARGEST_MESSAGE = 2 ** 32 - 1;
 
+// For calls whose answer has come to be done with, when a connection is closed.
+const FAREWELL_MS = 100;
+
+/** It remembers its connection, to end it in peace: `abort` by itself tells the server of an error. */
+class Connection extends Http2SessionManager {
+  #session: Http2Session | undefined;
+
+  override async request(...asked: Parameters<Http2SessionManager["request"]>) {
+    const stream = await super.request(...asked);
+    this.#session = stream.session;
+    return stream;
+  }
+
+  async close(): Promise<void> {
+    const session = this.#session;
+    if (session !== undefined && !session.destroyed) {
+      const signal = AbortSignal.timeout(FAREWELL_MS);
+      const closed = once(session, "close", { signal }).catch(() => undefined);
+      session.close();
+      await closed;
+    }
+    this.abort();
+  }
+}
+
 /** Throws TypeError for an address that is not "host:port". */
 export function openChannel(address: string, options: ChannelOptions): Channel {
   const { tls, keepaliveMs } = options;
@@ -47,12 +75,12 @@ export function openChannel(address: string, options: ChannelOptions): Channel {
   if (!URL.canParse(url) || new URL(url).host === "" || address.includes("/")) {
     throw new TypeError(`address: expected host:port, got ${address}`);
   }
-  const sessionManager = new Http2SessionManager(
+  const connection = new Connection(
     url,
     keepaliveMs === undefined ? {} : { pingIntervalMs: keepaliveMs, pingTimeoutMs: 10_000 },
     { settings: { initialWindowSize: WINDOW }, ...tlsOptions(tls) },
   );
-  const http = createNodeHttpClient({ httpVersion: "2", sessionProvider: () => sessionManager });
+  const http = createNodeHttpClient({ httpVersion: "2", sessionProvider: () => connection });
   const transport = createTransport({
     baseUrl: url,
     httpClient: ({ body, ...request }) =>
@@ -66,12 +94,7 @@ export function openChannel(address: string, options: ChannelOptions): Channel {
     readMaxBytes: LARGEST_MESSAGE,
     writeMaxBytes: LARGEST_MESSAGE,
   });
-  return {
-    transport,
-    close() {
-      sessionManager.abort();
-    },
-  };
+  return { transport, close: () => connection.close() };
 }
 
 async function* inPieces(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {

@@ -73,8 +73,7 @@ export class Client {
   /** Closes the connections and cancels the calls under way. */
   async close(): Promise<void> {
     await this.#streams?.close();
-    this.#streamChannel?.close();
-    this.#channel.close();
+    await Promise.all([this.#streamChannel?.close(), this.#channel.close()]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

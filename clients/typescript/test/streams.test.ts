@@ -3,15 +3,17 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { ConnectError } from "@connectrpc/connect";
 
 import { BadResponse, Code, HeadraceError, SessionLost, Unavailable } from "../src/errors.js";
 import { EventSchema } from "../src/gen/headrace/stream/v1/stream_pb.js";
 import { retryPolicy } from "../src/retry.js";
+import { StreamConnection } from "../src/stream/connection.js";
 import { StreamLink } from "../src/stream/link.js";
 import { opening, type StreamOptions } from "../src/stream/options.js";
 import { Sampler } from "../src/stream/samples.js";
 import type { Command, Session } from "../src/stream/session.js";
-import { Plan } from "../src/stream/sensor_stream.js";
+import { Plan, SensorStream } from "../src/stream/sensor_stream.js";
 
 const FRAMING = { window: 4, sampleRate: 100 };
 const BROKEN = new Unavailable(Code.Unavailable, "broken");
@@ -203,4 +205,20 @@ test("options that make no sense say why", () => {
   for (const [options, expected] of cases) {
     assert.throws(() => opening("m", { ...FRAMING, ...options }), expected);
   }
+});
+
+test("a stream that is opened as the last one fails finds a connection", async () => {
+  let calls = 0;
+  const connection = new StreamConnection(async function* () {
+    calls += 1;
+    await Promise.resolve();
+    yield* [];
+    throw new ConnectError("no", Code.Unimplemented);
+  }, retryPolicy());
+  const open = () => SensorStream.open(connection, new Plan("m", FRAMING));
+  await assert.rejects(open(), { code: Code.Unimplemented });
+  await assert.rejects(open(), { code: Code.Unimplemented });
+  assert.equal(calls, 2);
+  await connection.close();
+  await assert.rejects(open(), /the client was closed/);
 });

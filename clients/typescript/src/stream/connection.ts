@@ -57,7 +57,7 @@ export class StreamConnection {
     }
     this.#link.add(session);
     this.#work.ring();
-    this.#running ??= this.#run().finally(() => (this.#running = undefined));
+    this.#running ??= this.#run();
   }
 
   /** `session` may have something to send. */
@@ -92,6 +92,8 @@ export class StreamConnection {
         await sleep(waitMs, undefined, { signal: this.#over.signal }).catch(() => undefined);
       }
     }
+    // Before whoever was woken can add a session, which would otherwise wait for a run that is over.
+    this.#running = undefined;
   }
 
   /** Carries the sessions on one call. Returns how it ended. */
