@@ -26,6 +26,7 @@ from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService
 from headrace.server.rpc.stream_codec import encode_delivery
 from headrace.server.rpc.streams import StreamService
+from headrace.server.security.tls import CertificateFiles, Certificates
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.manager import SessionManager
 from headrace.server.streams.sequences import Sequences
@@ -66,8 +67,8 @@ class App:
     """One server. `start`, then `stop`; or `running(settings)` for both."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError when the models' paths hold no models, or the engine that calls
-        are to come by is not installed."""
+        """Raises ConfigurationError when the models' paths hold no models, the engine that calls
+        are to come by is not installed, or a certificate cannot be read."""
         self.settings = settings
         self._otlp = configured(os.environ)
         self._watch = Watch(
@@ -109,7 +110,9 @@ class App:
             settings,
             self._watch,
         )
-        self._http = HttpServer(self.registry, self._metrics, self.is_ready)
+        self._certificates = _certificates(settings)
+        https = self._certificates.for_http() if self._certificates and settings.http_tls else None
+        self._http = HttpServer(self.registry, self._metrics, self.is_ready, https)
 
     def is_ready(self) -> bool:
         """Whether it takes requests: false while it starts and once it stops."""
@@ -123,7 +126,7 @@ class App:
         """
         settings = self.settings
         await self._health.start()
-        grpc_port = rpc.bind(self._grpc, settings.host, settings.grpc_port)
+        grpc_port = rpc.bind(self._grpc, settings.host, settings.grpc_port, self._certificates)
         await self._grpc.start()
         http_port = await self._http.start(settings.host, settings.http_port)
         await self.registry.load_all()
@@ -209,6 +212,14 @@ class App:
             return name, ""
         except ModelNotFound:
             return "", ""
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    """Raises ConfigurationError when they cannot be read, or do not fit each other."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    files = CertificateFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    return Certificates(files)
 
 
 def _stream_limits(settings: Settings) -> StreamLimits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 
 from aiohttp import web
@@ -16,10 +17,17 @@ from headrace.server.telemetry.prometheus import PrometheusText
 class HttpServer:
     """`/v2/health/live`, `/v2/health/ready`, `/v2/models/{model}/ready` and `/metrics`."""
 
-    def __init__(self, registry: Registry, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._is_ready = is_ready
+        self._tls = tls
         self._text = PrometheusText()
         app = web.Application()
         app.router.add_get("/v2/health/live", self._live)
@@ -33,7 +41,7 @@ class HttpServer:
         """Listens and returns the port. Raises ServerError when it cannot be had."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
         except OSError as error:
             raise ServerError(
                 f"http: cannot listen on {host}:{port}: {error.strerror}; choose "

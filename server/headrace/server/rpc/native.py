@@ -79,6 +79,10 @@ class NativeServer:
             raise RuntimeError(str(error)) from error
         return int(self._front.bound_port)
 
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        """Refused by the settings before it comes to this."""
+        raise RuntimeError(f"the native engine has no TLS: {address}")
+
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._folder = tempfile.mkdtemp(prefix="headrace-")
