@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench"
     ]:  # a load test needs no server here, and has a command line of its own
         return _bench(words[1:])
-    # Before gRPC is first imported: it would log each handshake that fails, in words of its own, and
+    # Before gRPC is first imported: it would log each handshake that fails, not as JSON, and
     # anybody who reaches the port can make one fail.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     parser = _parser()

@@ -68,6 +68,14 @@ class Settings(BaseModel):
     http_tls: bool = Field(
         default=False, description="the same certificate on the HTTP port, which asks for none"
     )
+    access_file: pathlib.Path | None = Field(
+        default=None, description="TOML file of who may call, and do what (docs/security.md)"
+    )
+    allow_control: bool = Field(
+        default=False,
+        description="loading, unloading and settings for all callers, though the server listens on "
+        "more than loopback; access_file decides instead where there is one",
+    )
     max_sessions: int = Field(default=10_000, ge=1, description="sensor stream sessions at once")
     max_connection_sessions: int = Field(
         default=2_000, ge=1, description="sensor stream sessions at once on one connection"

@@ -10,6 +10,8 @@ from aiohttp import web
 
 from headrace.server.errors import ServerError, row_of
 from headrace.server.models.registry import Registry
+from headrace.server.security.access import ALL_MODELS, Shown, digest_of
+from headrace.server.security.guard import Guard
 from headrace.server.telemetry.metrics import Metrics
 from headrace.server.telemetry.prometheus import PrometheusText
 
@@ -22,11 +24,13 @@ class HttpServer:
         registry: Registry,
         metrics: Metrics,
         is_ready: Callable[[], bool],
+        guard: Guard,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._is_ready = is_ready
+        self._guard = guard
         self._tls = tls
         self._text = PrometheusText()
         app = web.Application()
@@ -64,12 +68,22 @@ class HttpServer:
     async def _model_ready(self, request: web.Request) -> web.Response:
         info = request.match_info
         try:
+            self._check(request, info["model"])
             self._registry.get(info["model"], info.get("version", ""))
         except ServerError as error:
             return web.Response(text=f"{error}\n", status=row_of(error).http)
         return web.Response(text="ready\n")
 
-    async def _metrics_text(self, _: web.Request) -> web.Response:
+    def _check(self, request: web.Request, model: str) -> None:
+        """Raises Unauthenticated, PermissionDenied."""
+        shown = Shown(digest_of(request.headers.get("Authorization")))
+        self._guard.check("read", model, lambda: shown)
+
+    async def _metrics_text(self, request: web.Request) -> web.Response:
+        try:
+            self._check(request, ALL_MODELS)
+        except ServerError as error:
+            return web.Response(text=f"{error}\n", status=row_of(error).http)
         # Read here, where nothing changes meanwhile; written elsewhere, where nobody waits for it.
         text = await asyncio.to_thread(self._text.write, self._metrics.collect())
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -125,6 +125,7 @@ def _handlers(inference: InferenceService, control: ControlService, watch: Watch
                 getattr(control, method.name, control.unsupported),
                 watch,
                 f"{_SERVICE.full_name}/{method.name}",
+                inference.guard,
             ),
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,

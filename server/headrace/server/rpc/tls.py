@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 from headrace.server.security.tls import Certificates, Pem
@@ -12,7 +14,7 @@ def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
     thread of its own, and connections that are open stay as they are."""
     first = shown = certificates.pem()
 
-    def latest() -> grpc.ServerCertificateConfiguration | None:
+    def latest() -> Any:  # gRPC's type stubs do not know that None may be said
         nonlocal shown
         pem = certificates.pem()
         if pem is shown:
