@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pathlib
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 
@@ -20,7 +21,7 @@ from headrace.server.models.served import Host
 from headrace.server.rpc.service import InferenceService
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.sequences import Sequences
-from headrace.server.telemetry.watch import Watch, part_of_call
+from headrace.server.telemetry.watch import Watch
 from server import graphs
 
 # More than this many of a thousand requests would be a habit.
@@ -65,7 +66,7 @@ def request(value: float, id_: str = "", version: str = "", datatype: str = "FP3
 
 
 async def answer(service: InferenceService, data: bytes) -> pb.ModelInferResponse:
-    response = await service.answer(data, part_of_call("test"), None)
+    response = await service.answer(data, time.monotonic(), None, "test")
     return pb.ModelInferResponse.FromString(response)
 
 
@@ -108,7 +109,7 @@ async def test_a_request_leaves_nothing_for_the_collector(service: InferenceServ
         await asyncio.gather(*(answer(service, request(n)) for n in range(8)))
     gc.collect()
     for _ in range(125):
-        begun = [service.begin(request(n), part_of_call(""), None) for n in range(8)]
+        begun = [service.begin_call(request(n), tuple, None, "") for n in range(8)]
         await asyncio.wait([b.future for b in begun])
         for one in begun:
             service.finish(one)

@@ -17,7 +17,6 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,15 +27,8 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from headrace.server import errors
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING
-from headrace.server.rpc.service import (
-    CALLER,
-    MODEL_INFER,
-    Begun,
-    InferenceService,
-    details_of,
-    log_unexpected,
-    named_in,
-)
+from headrace.server.rpc.guard import shown_in
+from headrace.server.rpc.service import CALLER, Begun, InferenceService, details_of, log_unexpected
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +80,10 @@ class NativeServer:
             raise RuntimeError(str(error)) from error
         return int(self._front.bound_port)
 
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        """Refused by the settings before it comes to this."""
+        raise RuntimeError(f"the native engine has no TLS: {address}")
+
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._folder = tempfile.mkdtemp(prefix="headrace-")
@@ -103,8 +99,8 @@ class NativeServer:
         try:
             await self._behind.stop(grace)
             if self._waiting:
-                futures = [begun.future for begun in self._waiting.values()]
-                await asyncio.wait(futures, timeout=grace)
+                waiting = [begun.future for begun in self._waiting.values()]
+                await asyncio.wait(waiting, timeout=grace)
         finally:
             if self._front is not None:
                 await asyncio.to_thread(self._front.close)
@@ -120,31 +116,26 @@ class NativeServer:
                 return
 
     def _arrived(self, events: Sequence[tuple[Any, ...]]) -> None:
-        now = time.monotonic()
         for kind, call, _, data, caller, details in events:
             if kind == EVENT_CANCEL:  # or its deadline has passed: the front has told the caller
                 begun = self._waiting.pop(call, None)
                 if begun is not None:
-                    begun.future.cancel()
-                    self._inference.watch.cancelled(begun.call, *begun.asked)
+                    self._inference.left(begun)
             else:
-                self._begin(call, data, now, details, caller)
+                self._begin(call, data, details, caller)
 
-    def _begin(
-        self, call: int, data: bytes, now: float, details: tuple[Any, ...], caller: str | bytes
-    ) -> None:
-        metadata, _, remaining = details
+    def _begin(self, call: int, data: bytes, details: tuple[Any, ...], caller: str | bytes) -> None:
         limit = self._max_message_bytes
         if len(data) > limit:
             message = f"SERVER: Received message larger than max ({len(data)} vs. {limit})"
             self._front.fail(call, _EXHAUSTED, message)
             return
         try:
-            model = partial(_model_in, data)
-            watched = self._inference.watch.begin(MODEL_INFER, lambda: metadata, model)
-            watched.arrival = now
-            watched.caller = caller if isinstance(caller, str) else caller.decode()
-            begun = self._inference.begin(data, watched, remaining)
+            name = caller if isinstance(caller, str) else caller.decode()
+            metadata, _, remaining = details
+            begun = self._inference.begin_call(
+                data, lambda: metadata, remaining, name, lambda: shown_in(metadata)
+            )
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             self._fail(call, error)
             return
@@ -159,9 +150,7 @@ class NativeServer:
         try:
             self._front.respond(call, self._inference.finish(begun))
         except asyncio.CancelledError:
-            stopped = errors.Draining("the server is shutting down")
-            self._inference.watch.failed(begun.call, stopped, *begun.asked)
-            self._fail(call, stopped)
+            self._fail(call, errors.Draining("the server is shutting down"))
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             self._fail(call, error)
 
@@ -169,7 +158,3 @@ class NativeServer:
         log_unexpected(error)
         code: int = errors.row_of(error).code.value[0]
         self._front.fail(call, code, errors.message_of(error), list(details_of(error)))
-
-
-def _model_in(data: bytes) -> str:
-    return named_in(data)[0]

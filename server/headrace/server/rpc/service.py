@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,9 +19,13 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
 from headrace.server.rpc import codec
+from headrace.server.rpc.guard import Context, asked_by, shown_by
 from headrace.server.rpc.wire import Reader, WireRequest, delimited
+from headrace.server.security.access import Kind, Shown
+from headrace.server.security.guard import Guard, nothing_shown
 from headrace.server.streams.sequences import Sequences
-from headrace.server.telemetry.watch import Call, Watch, part_of_call
+from headrace.server.telemetry.sampling import Metadata
+from headrace.server.telemetry.watch import Call, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -43,27 +48,20 @@ _calls_passed_on = count()
 
 _STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
-else:
-    Context = grpc.aio.ServicerContext
+# A message that could not be parsed is the error that says so.
+Received = WireRequest | errors.InvalidInput
 
 
 class Begun(NamedTuple):
     """A request that was taken on. Cancelling the future withdraws it."""
 
-    call: Call
     wire: WireRequest
     pending: Pending
+    call: Call | None  # None for a request of a stream, which is one call for all of them
 
     @property
     def future(self) -> asyncio.Future[Any]:
         return self.pending.future
-
-    @property
-    def asked(self) -> tuple[str, str]:
-        """The model and version that it names."""
-        return _asked(self.wire)
 
 
 class InferenceService:
@@ -73,9 +71,10 @@ class InferenceService:
     Messages are bytes on both sides.
     """
 
-    def __init__(self, sequences: Sequences, watch: Watch) -> None:
+    def __init__(self, sequences: Sequences, watch: Watch, guard: Guard | None = None) -> None:
         self._sequences = sequences
-        self.watch = watch
+        self._watch = watch
+        self.guard = guard or Guard()
         self._reader = Reader()
         self._draining = False
         self.outcomes: Counter[str] = Counter()
@@ -88,62 +87,120 @@ class InferenceService:
         for stream in self._streams:
             stream.drain()
 
-    def begin(self, data: bytes, call: Call, remaining: float | None) -> Begun:
-        """Takes a ModelInferRequest on; raises the errors of the server's table, and counts them.
+    def begin_call(
+        self,
+        data: bytes,
+        metadata: Callable[[], Metadata | None],
+        remaining: float | None,
+        caller: str,
+        shown: Callable[[], Shown] = nothing_shown,
+    ) -> Begun:
+        """Takes on a call of ModelInfer; raises the errors of the server's table, and counts them.
 
-        `remaining`: the seconds of the call's deadline, None when it has none. Who cancels what was
-        begun tells `watch` so.
+        `metadata` gives the caller's; `remaining` are the seconds of the call's deadline, None when
+        it has none; `caller` whom it comes from; `shown` gives what it shows of that. What is
+        begun ends by `finish` or `left`.
         """
-        self._last_arrival = call.arrival
-        wire: WireRequest | None = None
+        received = _received(self._reader, data)
+        asked = _named_in(received)
+        call = self._watch.begin(MODEL_INFER, metadata, lambda: asked[0])
+        call.caller = caller
         try:
-            if self._draining:
-                raise errors.Draining("the server is shutting down")
-            wire = _parsed(self._reader, data)
-            request = codec.decode(wire, call.arrival, remaining, call.caller)
-            return Begun(call, wire, self._sequences.submit(request))
+            call.caller = caller = self._admitted("infer", received, shown) or caller
+            return self._begin(received, call.arrival, remaining, caller, call)
         except Exception as error:
-            self.outcomes[errors.row_of(error).reason] += 1
-            self.watch.failed(call, error, *_asked(wire))
+            self._watch.failed(call, error, *asked)
             raise
 
     def finish(self, begun: Begun) -> bytes:
-        """The ModelInferResponse to a request whose future has ended; raises as `begin` does."""
+        """The ModelInferResponse to a request whose future has ended; raises as `begin_call`."""
         try:
             result = begun.pending.outcome()
             response = codec.encode(begun.wire, result)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
-            self.watch.failed(begun.call, error, *begun.asked)
+            if begun.call is not None:
+                self._watch.failed(begun.call, error, *_named_in(begun.wire))
             raise
         self.outcomes["OK"] += 1
-        self.watch.answered(begun.call, result.model.spec.name, result.model.spec.version)
+        if begun.call is not None:
+            spec = result.model.spec
+            self._watch.answered(begun.call, spec.name, spec.version)
         return response
 
-    async def answer(self, data: bytes, call: Call, remaining: float | None) -> bytes:
-        """`begin`, the wait, and `finish`. Cancelling this withdraws the request."""
-        begun = self.begin(data, call, remaining)
-        with suppress(Exception):  # told by `finish`
-            await begun.future
+    def left(self, begun: Begun) -> None:
+        """The caller has gone: nobody waits for what was begun."""
+        begun.future.cancel()
+        if begun.call is not None:
+            self._watch.cancelled(begun.call, *_named_in(begun.wire))
+
+    async def answer(
+        self,
+        data: bytes,
+        arrival: float,
+        remaining: float | None,
+        caller: str,
+        shown: Callable[[], Shown] = nothing_shown,
+    ) -> bytes:
+        """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
+        received = _received(self._reader, data)
+        caller = self._admitted("stream", received, shown) or caller
+        return await self._finished(self._begin(received, arrival, remaining, caller, None))
+
+    async def model_infer(self, data: bytes, context: Context) -> bytes:
+        try:
+            remaining, caller = context.time_remaining(), caller_of(context)
+            shown = partial(shown_by, context)
+            begun = self.begin_call(data, context.invocation_metadata, remaining, caller, shown)
+            return await self._finished(begun)
+        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
+            await abort(context, error)
+
+    def _admitted(self, kind: Kind, received: Received, shown: Callable[[], Shown]) -> str:
+        """Who asks, if the guard knows. Raises Unauthenticated, PermissionDenied; counts them."""
+        model = received.head.message.model_name if isinstance(received, WireRequest) else None
+        try:
+            return self.guard.check(kind, model, shown)
+        except errors.ServerError as error:
+            self.outcomes[errors.row_of(error).reason] += 1
+            raise
+
+    def _begin(
+        self,
+        received: Received,
+        arrival: float,
+        remaining: float | None,
+        caller: str,
+        call: Call | None,
+    ) -> Begun:
+        self._last_arrival = arrival
+        try:
+            if self._draining:
+                raise errors.Draining("the server is shutting down")
+            if isinstance(received, errors.InvalidInput):
+                raise received
+            request = codec.decode(received, arrival, remaining, caller)
+            return Begun(received, self._sequences.submit(request), call)
+        except Exception as error:
+            self.outcomes[errors.row_of(error).reason] += 1
+            raise
+
+    async def _finished(self, begun: Begun) -> bytes:
+        try:
+            with suppress(Exception):  # told by `finish`
+                await begun.future
+        except asyncio.CancelledError:
+            self.left(begun)
+            raise
         return self.finish(begun)
 
     def quiet_since(self) -> float:
         """When the last request came, in seconds of the monotonic clock."""
         return self._last_arrival
 
-    async def model_infer(self, data: bytes, context: Context) -> bytes:
-        call = self.watch.begin(MODEL_INFER, context.invocation_metadata, lambda: named_in(data)[0])
-        try:
-            remaining, call.caller = context.time_remaining(), caller_of(context)
-            return await self.answer(data, call, remaining)
-        except asyncio.CancelledError:
-            self.watch.cancelled(call, *named_in(data))
-            raise
-        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
-            await abort(context, error)
-
     async def model_stream_infer(self, _: Any, context: Context) -> None:
-        async with watched(self.watch, MODEL_STREAM_INFER, context):
+        async with watched(self._watch, MODEL_STREAM_INFER, context):
+            await admit_stream(self.guard, context)
             stream = _Stream(self, context)
             self._streams.add(stream)
             try:
@@ -167,6 +224,8 @@ class _Stream:
         metadata = dict(context.invocation_metadata() or ())
         self._strict = metadata.get("triton_grpc_error") == "true"
         self._caller = caller_of(context)
+        shown = shown_by(context)
+        self._shown = lambda: shown
         self._window = asyncio.Semaphore(STREAM_WINDOW)
         self._writing = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
@@ -215,9 +274,12 @@ class _Stream:
             self._reader.cancel()  # the connection is gone: a write failed
 
     async def _answer(self, data: bytes) -> None:
+        arrival = time.monotonic()
         try:
             remaining = self._context.time_remaining()
-            response = await self._service.answer(data, part_of_call(self._caller), remaining)
+            response = await self._service.answer(
+                data, arrival, remaining, self._caller, self._shown
+            )
             answer = _final(response)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             log_unexpected(error)
@@ -232,18 +294,19 @@ class _Stream:
             await self._context.write(answer)
 
 
-def _asked(wire: WireRequest | None) -> tuple[str, str]:
-    if wire is None:
+def _received(reader: Reader, data: bytes) -> Received:
+    # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
+    try:
+        return reader.read(data)
+    except DecodeError as error:
+        return errors.InvalidInput(f"the message cannot be parsed: {error}")
+
+
+def _named_in(received: Received) -> tuple[str, str]:
+    """The model and version that a request names."""
+    if not isinstance(received, WireRequest):
         return "", ""
-    return wire.head.message.model_name, wire.head.message.model_version
-
-
-def named_in(data: bytes) -> tuple[str, str]:
-    """The model and version that a request names. To be asked where time does not matter."""
-    message = pb.ModelInferRequest()
-    with suppress(DecodeError):
-        message = pb.ModelInferRequest.FromString(data)
-    return message.model_name, message.model_version
+    return received.head.message.model_name, received.head.message.model_version
 
 
 @asynccontextmanager
@@ -266,14 +329,6 @@ async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[
     watch.answered(call)
 
 
-def _parsed(reader: Reader, data: bytes) -> WireRequest:
-    # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
-    try:
-        return reader.read(data)
-    except DecodeError as error:
-        raise errors.InvalidInput(f"the message cannot be parsed: {error}") from None
-
-
 def caller_of(context: Context) -> str:
     """Who calls: by the call's metadata, else the connection it came on, or the call itself where
     connections cannot be told apart."""
@@ -282,6 +337,14 @@ def caller_of(context: Context) -> str:
             return str(value)
     peer = str(context.peer())
     return f"{peer}{next(_calls_passed_on)}" if peer == _PASSED_ON else peer
+
+
+async def admit_stream(guard: Guard, context: Context) -> None:
+    """Ends the call unless whoever makes it may open streams at all."""
+    try:
+        guard.check("stream", None, partial(shown_by, context))
+    except errors.ServerError as error:
+        await abort(context, error)
 
 
 def _final(response: bytes) -> bytes:
@@ -339,15 +402,20 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 
 def guarded(
-    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str
+    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str, guard: Guard
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     """A unary handler of `method`, which raises the errors of the table. `name`: in full."""
+    short = name.rpartition("/")[2]
 
     async def handler(request: Any, context: Context) -> Any:
         try:
             async with watched(watch, name, context):
                 if isinstance(request, errors.InvalidInput):
+                    guard.check("read", None, partial(shown_by, context))
                     raise request
+                asked = asked_by(short, request)
+                if asked is not None:
+                    guard.check(*asked, partial(shown_by, context))
                 return await method(request)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)

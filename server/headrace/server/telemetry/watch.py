@@ -42,13 +42,6 @@ class Call:
         self.span = span
 
 
-def part_of_call(caller: str) -> Call:
-    """A request that came just now, among others of a stream."""
-    part = Call("", time.monotonic(), None)
-    part.caller = caller
-    return part
-
-
 class Watch:
     """`on`: without it, nothing is counted but how inference calls end. `access_log`: a line for
     each call. `resolve`: who knows the models; until it is set, there are none."""
@@ -77,7 +70,7 @@ class Watch:
 
     def answered(self, call: Call, model: str = "", version: str = "") -> None:
         """`model` and `version` as the server has them; empty for calls that concern none."""
-        if self._counts_only and call.span is None and call.method:  # as nearly always
+        if self._counts_only and call.span is None:  # as nearly always
             self.calls.ended((call.method, model, version, "OK"), time.monotonic() - call.arrival)
         else:
             self._ended(call, model, version, "OK", "")
@@ -99,8 +92,6 @@ class Watch:
         return self.resolve(model, version) if model else ("", "")
 
     def _ended(self, call: Call, model: str, version: str, status: str, message: str) -> None:
-        if not call.method:
-            return
         seconds = time.monotonic() - call.arrival
         if self._on:
             self.calls.ended((call.method, model, version, status), seconds)
