@@ -44,13 +44,14 @@ class Load:
     failures: list[HeadraceError] = field(default_factory=list)
 
     async def more(self, count: int = 50) -> None:
-        """Waits until so many more calls have been answered, or one has failed."""
+        """Waits until so many more calls have been answered; not one may have failed."""
         wanted = self.answered + count
 
         async def so_many() -> bool:
             return self.answered >= wanted or bool(self.failures)
 
         await until(so_many)
+        assert self.failures == []
 
 
 @contextlib.asynccontextmanager
