@@ -39,7 +39,10 @@ def test_every_option_reaches_grpc() -> None:
     assert found["grpc.max_receive_message_length"] == 20
     assert found["grpc.enable_retries"] == 0
     assert found["grpc.keepalive_time_ms"] == 1500
-    assert "round_robin" in str(found["grpc.service_config"])
+    assert json.loads(str(found["grpc.service_config"])) == {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+    }
     assert found["grpc.default_authority"] == "models.example"
     assert found["grpc.ssl_target_name_override"] == "inner"
     assert settings(options)["compression"] is grpc.Compression.Gzip

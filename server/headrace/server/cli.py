@@ -1,4 +1,4 @@
-"""The command line: `headrace serve`, `demo`, `inspect`, `top` and `bench`."""
+"""The command line: `headrace serve`, `demo`, `inspect`, `top`, `health` and `bench`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def _bench(arguments: Sequence[str]) -> int:
 
 def _run_command(namespace: argparse.Namespace) -> int:
     try:
-        import headrace.server.app  # noqa: F401
+        if namespace.run is _health:  # asked every few seconds: it must not load what serves models
+            import headrace.server.health
+        else:
+            import headrace.server.app  # noqa: F401
     except ModuleNotFoundError as error:
         print(
             f"headrace: {error.name} is missing: the server comes with an extra, "
@@ -98,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--interval", type=_interval, default=1.0, help="seconds (default 1)")
     top.add_argument("--once", action="store_true", help="print it once, after one interval")
+    health = commands.add_parser("health", help="exit code 0 if a server serves, 1 if not")
+    health.set_defaults(run=_health, parser=health)
+    health.add_argument("address", metavar="ADDRESS", help="host:port of its gRPC port")
+    health.add_argument(
+        "--service", default="", metavar="NAME", help="a model's name (default: the server itself)"
+    )
+    health.add_argument(
+        "--timeout", type=_interval, default=5.0, help="seconds to wait for its answer (default 5)"
+    )
     commands.add_parser(
         "bench", help="load-test any server of the protocol; bench --help tells more"
     )
@@ -181,6 +193,12 @@ def _top(namespace: argparse.Namespace) -> int:
     from headrace.server.top import main as top
 
     return top(namespace.address, namespace.interval, once=namespace.once)
+
+
+def _health(namespace: argparse.Namespace) -> int:
+    from headrace.server.health import main as health
+
+    return health(namespace.address, namespace.service, namespace.timeout)
 
 
 if __name__ == "__main__":

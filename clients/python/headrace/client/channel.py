@@ -56,7 +56,8 @@ class ChannelOptions:
         idle limits of proxies, and a dead peer is noticed. None sends no pings. A server may
         refuse pings that come more often than it allows (gRPC servers: every 300 s).
     load_balancing: "pick_first" holds one connection; "round_robin" spreads calls over all the
-        addresses that the name resolves to, as a headless Kubernetes service's name does.
+        addresses that the name resolves to, as a headless Kubernetes service's name does, but for
+        those that grpc.health.v1 says are not serving.
     authority: the `:authority` header, where a proxy routes by it; empty derives it from the
         address.
     compression: of what is sent. Tensors rarely repay it.
@@ -86,6 +87,10 @@ class ChannelSettings(TypedDict):
 def settings(options: ChannelOptions) -> ChannelSettings:
     """What to open a channel with, apart from address and credentials."""
     balancing: dict[str, object] = {"loadBalancingConfig": [{options.load_balancing: {}}]}
+    if options.load_balancing == "round_robin":
+        # A server that drains goes on refusing for a while: its calls go elsewhere as soon as it
+        # says so. One that knows no grpc.health.v1 counts as healthy.
+        balancing["healthCheckConfig"] = {"serviceName": ""}
     arguments: dict[str, str | int] = {
         "grpc.max_send_message_length": options.max_message_bytes,
         "grpc.max_receive_message_length": options.max_message_bytes,

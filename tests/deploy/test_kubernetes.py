@@ -1,0 +1,175 @@
+"""The Kubernetes objects: rendered by kubectl, each against the schema of its kind.
+
+Kubernetes' own kinds are checked strictly, unknown keys too, by the schemas of a release
+(kubernetes-validate). Of KEDA, the Prometheus operator and Knative the schemas come from npm, as
+tests/deploy/schemas/package.json says; they do not refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="not installed: pip install kubernetes-validate"
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+SCHEMAS = pathlib.Path(__file__).parent / "schemas"
+RELEASES = ("1.32", "1.37")
+OVERLAYS = ("cpu", "gpu", "edge")
+# KServe publishes no schema in a package that pip or npm installs.
+NO_SCHEMA = {"ClusterServingRuntime", "InferenceService"}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed"
+)
+
+Object = dict[str, Any]
+
+
+@functools.cache
+def rendered(overlay: str) -> list[Object]:
+    done = subprocess.run(
+        ["kubectl", "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def only(overlay: str, kind: str) -> Object:
+    (found,) = (each for each in rendered(overlay) if each["kind"] == kind)
+    return found
+
+
+def is_own(item: Object) -> bool:
+    """Whether the kind is Kubernetes' own: its group has no domain but k8s.io."""
+    group = item["apiVersion"].rpartition("/")[0]
+    return "." not in group or group.endswith(".k8s.io")
+
+
+def custom_objects() -> list[Object]:
+    """Of the overlays, and of the files beside them."""
+    found = [each for overlay in OVERLAYS for each in rendered(overlay) if not is_own(each)]
+    for file in sorted((DEPLOY / "kserve").glob("*.yaml")):
+        found += yaml.safe_load_all(file.read_text())
+    return found
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_schemas(overlay: str, release: str) -> None:
+    checked = [each for each in rendered(overlay) if is_own(each)]
+    assert len(checked) >= 5
+    for item in checked:
+        kubernetes_validate.validate(item, release, strict=True)
+
+
+def test_the_schemas_find_a_wrong_key() -> None:
+    wrong = json.loads(json.dumps(only("cpu", "Deployment")))
+    wrong["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, RELEASES[-1], strict=True)
+
+
+@pytest.mark.skipif(
+    not (SCHEMAS / "node_modules").is_dir(), reason="needs: npm ci --prefix tests/deploy/schemas"
+)
+def test_schemas_of_custom_kinds() -> None:
+    known = [each for each in custom_objects() if each["kind"] not in NO_SCHEMA]
+    assert {each["kind"] for each in known} >= {"ScaledObject", "ServiceMonitor"}
+    nameless = json.loads(json.dumps(known[0]))
+    del nameless["spec"]
+    done = subprocess.run(
+        ["node", SCHEMAS / "validate.mjs"],
+        input=json.dumps([*known, nameless]),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *found, wrong = json.loads(done.stdout)
+    assert found == [None] * len(known)
+    assert "spec" in wrong
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_may_do_nothing_but_serve(overlay: str) -> None:
+    """No root, nothing writable but its volumes, no token, no privilege."""
+    pod = only(overlay, "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    for container in (*pod["containers"], *pod.get("initContainers", ())):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+        assert ":" in container["image"]
+    (server,) = pod["containers"]
+    assert [mount for mount in server["volumeMounts"] if mount["name"] == "models"] == [
+        {"name": "models", "mountPath": "/models", "readOnly": True}
+    ]
+    sources = [len(volume) - 1 for volume in pod["volumes"]]
+    assert sources == [1] * len(sources), "a volume has one source"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_there_is_time_to_stop(overlay: str) -> None:
+    """preStop, the grace of the server and the last answers fit before the kill."""
+    pod = only(overlay, "Deployment")["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    wait = server.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    grace = next(e["value"] for e in server["env"] if e["name"] == "HEADRACE_GRACE_SECONDS")
+    assert wait + float(grace) + 5 <= pod["terminationGracePeriodSeconds"]
+    if overlay != "edge":
+        probe = server["readinessProbe"]
+        assert wait > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_selectors_find_the_pods(overlay: str) -> None:
+    labels = only(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for item in rendered(overlay):
+        spec = item.get("spec", {})
+        selectors = [spec["selector"]] if item["kind"] == "Service" else []
+        if item["kind"] in ("Deployment", "PodDisruptionBudget"):
+            selectors = [spec["selector"]["matchLabels"]]
+        if item["kind"] == "NetworkPolicy":
+            selectors = [spec["podSelector"]["matchLabels"]]
+        for selector in selectors:
+            assert selector
+            assert selector.items() <= labels.items(), item["metadata"]["name"]
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_the_monitor_finds_one_service(overlay: str) -> None:
+    wanted = only(overlay, "ServiceMonitor")["spec"]
+    services = [each for each in rendered(overlay) if each["kind"] == "Service"]
+    found = [
+        each
+        for each in services
+        if wanted["selector"]["matchLabels"].items() <= each["metadata"].get("labels", {}).items()
+    ]
+    assert [each["metadata"]["name"] for each in found] == ["headrace-pods"]
+    ports = {port["name"] for port in found[0]["spec"]["ports"]}
+    assert {endpoint["port"] for endpoint in wanted["endpoints"]} <= ports
+    assert found[0]["metadata"]["labels"][wanted["jobLabel"]] == "headrace"
+
+
+def test_the_autoscaler_reads_what_the_adapter_offers() -> None:
+    values = KUBERNETES / "components" / "queue-age" / "adapter-values.yaml"
+    offered = {rule["name"]["as"] for rule in yaml.safe_load(values.read_text())["rules"]["custom"]}
+    read = {
+        each["pods"]["metric"]["name"]
+        for each in only("cpu", "HorizontalPodAutoscaler")["spec"]["metrics"]
+    }
+    assert read == offered
