@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 INPUTS := pyproject.toml constraints.txt
+# Schemas of what deploy/ is written in, where npm is there to fetch them; tests skip without.
+SCHEMAS := tests/deploy/schemas/node_modules/.installed
 
 .PHONY: demo examples test check format protos bench constraints clean
 
@@ -19,12 +21,13 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 test: $(DEV)  ## all tests
 	$(BIN)/python -m pytest
 
-check: $(DEV)  ## format, lint, types, import rules, protos current, tests
+check: $(DEV) $(SCHEMAS)  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
 	$(BIN)/python -m pytest
 
 format: $(DEV)  ## rewrite in the house's format
@@ -49,6 +52,9 @@ $(USE): $(INPUTS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,bench,demo,examples]'
 	touch $@
+
+$(SCHEMAS): tests/deploy/schemas/package-lock.json
+	if command -v npm >/dev/null; then npm ci --silent --prefix tests/deploy/schemas && touch $@; fi
 
 $(DEV): $(USE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
