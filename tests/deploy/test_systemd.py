@@ -17,7 +17,7 @@ def test_systemd_knows_every_word(tmp_path: pathlib.Path) -> None:
 
     def verify(text: str) -> str:
         copy.write_text(text.replace("/opt/headrace/bin/headrace", "/bin/sh"))
-        command = ["systemd-analyze", "verify", "--man=no", copy]
+        command = ["systemd-analyze", "verify", "--man=no", str(copy)]
         done = subprocess.run(command, capture_output=True, text=True)
         return "\n".join(line for line in done.stderr.splitlines() if UNIT.name in line)
 
