@@ -11,6 +11,8 @@ TYPESCRIPT := clients/typescript
 NPM := $(shell command -v npm)
 NODE := $(TYPESCRIPT)/node_modules/.installed
 NO_NPM := @echo "left out: the TypeScript client (no npm here; Debian: apt-get install nodejs npm)"
+# Schemas of what deploy/ is written in, where npm is there to fetch them; tests skip without.
+SCHEMAS := tests/deploy/schemas/node_modules/.installed
 
 .PHONY: demo examples test check format protos bench constraints clean
 
@@ -25,13 +27,14 @@ test: $(DEV) $(NODE)  ## all tests
 	$(BIN)/python -m pytest
 	$(if $(NPM),cd $(TYPESCRIPT) && npm run test:units,$(NO_NPM))
 
-check: $(DEV) $(NODE)  ## format, lint, types, import rules, protos current, tests
+check: $(DEV) $(NODE) $(SCHEMAS)  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check $(if $(NPM),--typescript)
 	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm run test:units,$(NO_NPM))
+	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
 	$(BIN)/python -m pytest
 
 format: $(DEV)  ## rewrite in the house's format
@@ -56,6 +59,9 @@ $(USE): $(INPUTS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,bench,demo,examples]'
 	touch $@
+
+$(SCHEMAS): tests/deploy/schemas/package-lock.json
+	if command -v npm >/dev/null; then npm ci --silent --prefix tests/deploy/schemas && touch $@; fi
 
 $(DEV): $(USE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev

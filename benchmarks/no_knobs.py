@@ -6,8 +6,8 @@ turns, and between them ONNX Runtime is called directly in this process. For eac
 the medians over the turns are compared: `auto` to the best of the fixed ones, which is the best one
 in hindsight for that very load, and to the limit.
 
-The callers send messages that were serialised beforehand and leave answers unparsed, so that the
-client takes little of the cores that it shares with the server.
+The callers send messages that were serialised beforehand and leave answers unparsed, by the load
+generator's own client, so that they take little of the cores that they share with the server.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -36,6 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.models import model
+from headrace.bench.transports import OK, Prepared
+from headrace.bench.transports.lean import Lean
 from headrace.client import InferOptions
 from headrace.client.messages import infer_request
 
@@ -88,7 +89,7 @@ class Turns:
 
 
 @contextmanager
-def server(subject: Subject, configurations: Sequence[str]) -> Iterator[str]:
+def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iterator[str]:
     """`headrace serve` with `subject` under each configuration's name; gives its gRPC address."""
     with tempfile.TemporaryDirectory() as folder:
         for name in configurations:
@@ -98,6 +99,7 @@ def server(subject: Subject, configurations: Sequence[str]) -> Iterator[str]:
             Path(folder, name, "model.toml").write_text(CONFIGURATIONS[name])
         command = [sys.executable, "-m", "headrace.server.cli", "serve", folder]
         command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
+        command += ["--rpc-engine", engine]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         try:
@@ -146,21 +148,42 @@ async def served(
         infer_request(name, {subject.input: subject.make(rng)}, InferOptions()).SerializeToString()
         for _ in range(16)
     ]
+    client = Lean(address)
+    await client.open()
+    try:
+        return await _loops(client, [Prepared(METHOD, each) for each in messages], callers, seconds)
+    finally:
+        await client.close()
+
+
+async def _loops(
+    client: Lean, requests: Sequence[Prepared], callers: int, seconds: float
+) -> Latencies:
     latencies: Latencies = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.unary_unary(METHOD)
-        await call(messages[0])
-        stop = time.perf_counter() + seconds
+    running = callers
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    stop = time.perf_counter() + seconds
 
-        async def caller(index: int) -> None:
-            while (began := time.perf_counter()) < stop:
-                await call(messages[index % len(messages)])
-                ended = time.perf_counter()
-                if ended <= stop:  # what ends later is not of this time
-                    latencies.append(ended - began)
-                index += 1
+    def send(index: int) -> None:
+        began = time.perf_counter()
+        client.send(requests[index % len(requests)], None, partial(answered, index, began))
 
-        await asyncio.gather(*(caller(index) for index in range(callers)))
+    def answered(index: int, began: float, status: str) -> None:
+        nonlocal running
+        now = time.perf_counter()
+        if status != OK and not ended.done():
+            ended.set_exception(RuntimeError(f"a request ended with {status}"))
+        if now <= stop:  # what ends later is not of this time
+            latencies.append(now - began)
+            send(index + 1)
+            return
+        running -= 1
+        if not running and not ended.done():
+            ended.set_result(None)
+
+    for index in range(callers):
+        send(index)
+    await ended
     return latencies
 
 
@@ -209,6 +232,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--turns", type=int, default=5, help="alternations; medians are shown")
     parser.add_argument("--only-auto", action="store_true", help="leave out fixed configurations")
+    parser.add_argument("--rpc-engine", choices=("grpcio", "native"), default="grpcio")
     parser.add_argument("--details", action="store_true", help="print every side's rate")
     arguments = parser.parse_args()
     names = ["auto"] if arguments.only_auto else list(CONFIGURATIONS)
@@ -220,7 +244,7 @@ def main() -> None:
     )  # fmt: skip
     for wanted in arguments.models:
         subject = Subject(wanted, model(wanted).path, *INPUTS[wanted])
-        with server(subject, names) as address:
+        with server(subject, names, arguments.rpc_engine) as address:
             for callers in arguments.callers:
                 found = measure(subject, address, names, callers, turns)
                 row = report(subject, callers, found, turns.seconds)

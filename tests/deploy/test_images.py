@@ -180,7 +180,7 @@ def test_the_image_for_processors(image: Image) -> None:
     check = image.last.only("HEALTHCHECK").command()
     with started(image) as (process, port):
         environment = image.start_environment()
-        asked = [image.folder / "opt/headrace/bin" / check[0], *check[1:]]
+        asked = [str(image.folder / "opt/headrace/bin" / check[0]), *check[1:]]
         assert asked[1:] == ["health", "127.0.0.1:8001"]
         asked[2] = f"127.0.0.1:{port}"
         done = subprocess.run(asked, env=environment, capture_output=True, text=True)

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def test_it_serves(tmp_path: pathlib.Path) -> None:
 async def test_it_drains(tmp_path: pathlib.Path) -> None:
     """A server that stops says so while it still answers what it has accepted."""
     models.write(tmp_path / "models", "lab", models.lab(), config=SINGLE)
-    endless = {
+    endless: dict[str, Any] = {
         "x": np.zeros((1, 1), np.float32),
         "steps": np.array([models.ENDLESS], np.int64),
         "index": np.zeros(1, np.int64),
