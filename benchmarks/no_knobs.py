@@ -98,6 +98,7 @@ def server(subject: Subject, configurations: Sequence[str]) -> Iterator[str]:
             Path(folder, name, "model.toml").write_text(CONFIGURATIONS[name])
         command = [sys.executable, "-m", "headrace.server.cli", "serve", folder]
         command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
+        command += ["--follow-links", "true"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         try:

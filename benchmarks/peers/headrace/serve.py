@@ -28,6 +28,7 @@ def main() -> None:
     grpc, http = given.ports
     command = [sys.executable, "-m", "headrace.server.cli", "serve", str(repository)]
     command += ["--host", given.host, "--grpc-port", grpc, "--http-port", http]
+    command += ["--follow-links", "true"]
     os.execv(sys.executable, [*command, "--log-level", "warning"])
 
 

@@ -83,7 +83,9 @@ class App:
         cache = plan_cache(settings.cache_dir)
         self._host = Host(Provider(settings.provider), cache, watch=self._watch)
         self._pressure: Pressure | None = None
-        self.registry = Registry(Catalogue(settings.models), self._host)
+        self.registry = Registry(
+            Catalogue(settings.models, follow_links=settings.follow_links), self._host
+        )
         self.stuck = False
         self._ready = False
         self._health = rpc.Health()

@@ -25,6 +25,10 @@ class Settings(BaseModel):
     models: list[pathlib.Path] = Field(
         min_length=1, description=".onnx files, model folders, or repositories of models"
     )
+    follow_links: bool = Field(
+        default=False,
+        description="models may be links, or hold links, that lead out of their repository",
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(
         default=8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one"
