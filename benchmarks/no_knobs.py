@@ -100,6 +100,7 @@ def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iter
         command = [sys.executable, "-m", "headrace.server.cli", "serve", folder]
         command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
         command += ["--rpc-engine", engine]
+        command += ["--follow-links", "true"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         try:

@@ -161,7 +161,7 @@ WRONG = {
     "no_data": Wrong(_x([1, 1], None), ("'x'",)),
     "negative_dimension": Wrong(_x([-1, 1], ONE), ("'x'", "[-1, 1]")),
     "two_negative_dimensions": Wrong(_x([-1, -1], ONE), ("'x'", "[-1, -1]")),
-    "huge_dimension": Wrong(_x([2**62, 1], ONE), ("'x'", str(2**64))),
+    "huge_dimension": Wrong(_x([2**62, 1], ONE), ("'x'", str(2**62))),
     # Their product is 0 in 64 bits.
     "dimensions_that_overflow": Wrong(_x([2**32, 2**32], b""), ("'x'",)),
     "huge_dimensions_beside_a_zero": Wrong(_x([2**62, 0], b""), ("'x'",)),

@@ -151,6 +151,21 @@ def test_http_asks_for_what_it_tells_of_models(running: server.RunningServer) ->
     assert [get(ready, token) for token in ("", "one", "two")] == [401, 403, 200]
 
 
+def test_top_brings_its_token(running: server.RunningServer) -> None:
+    def top(environment: dict[str, str]) -> tuple[int, str]:
+        looked = server.run(
+            "top", running.http, "--once", "--interval=0.05", environment=environment
+        )
+        return looked.returncode, looked.stdout + looked.stderr
+
+    code, shown = top({"HEADRACE_TOKEN": "two"})
+    assert code == 0
+    assert "inference calls/s" in shown
+    code, shown = top({})
+    assert code == 1
+    assert "Unauthorized" in shown
+
+
 async def test_a_stream_is_refused_when_it_is_opened(channel: grpc.aio.Channel) -> None:
     for method in (f"{SERVICE}/ModelStreamInfer", "/headrace.stream.v1.SensorStream/Stream"):
         opened: Any = channel.stream_stream(method)

@@ -152,6 +152,14 @@ async def test_other_outputs_are_another_key(load: Load) -> None:
     assert _prepare(model, ask(*pair, outputs=["total"])).key != every.key
 
 
+async def test_rows_that_hold_nothing_are_counted_too(load: Load) -> None:
+    model = await load(graphs.plus(1.0, ("batch", "n")))
+    said = refusal(model, ask(floats("x", 2**20 + 1, 0)))
+    assert said == (
+        "model 'm': expected at most 1048576 rows unless max_batch_size says more, got 1048577"
+    )
+
+
 async def test_requests_without_rows_run_alone(load: Load) -> None:
     model = await load(graphs.plus(1.0))
     work = _prepare(model, ask(floats("x", 0, 3)))

@@ -30,6 +30,7 @@ def main() -> None:
     command = [sys.executable, "-m", "headrace.server.cli", "serve", str(repository)]
     command += ["--host", given.host, "--grpc-port", grpc, "--http-port", http]
     command += ["--rpc-engine", engine]
+    command += ["--follow-links", "true"]
     os.execv(sys.executable, [*command, "--log-level", "warning"])
 
 

@@ -23,6 +23,7 @@ from headrace.server.models.served import Host
 from headrace.server.pressure import Pressure
 from headrace.server.rpc import server as rpc
 from headrace.server.rpc.control import ControlService
+from headrace.server.rpc.limits import Limits
 from headrace.server.rpc.service import InferenceService
 from headrace.server.rpc.stream_codec import encode_delivery
 from headrace.server.rpc.streams import StreamService
@@ -82,7 +83,9 @@ class App:
         cache = plan_cache(settings.cache_dir)
         self._host = Host(Provider(settings.provider), cache, watch=self._watch)
         self._pressure: Pressure | None = None
-        self.registry = Registry(Catalogue(settings.models), self._host)
+        self.registry = Registry(
+            Catalogue(settings.models, follow_links=settings.follow_links), self._host
+        )
         self.stuck = False
         self._ready = False
         self._health = rpc.Health()
@@ -91,7 +94,7 @@ class App:
         budget = StateBudget(settings.max_state_bytes)
         self._sequences = Sequences(self.registry, budget, settings.sequence_idle_seconds)
         guard = _guard(settings)
-        self._inference = InferenceService(self._sequences, self._watch, guard)
+        self._inference = InferenceService(self._sequences, self._watch, guard, _limits(settings))
         sessions = SessionManager(
             self.registry, _stream_limits(settings), budget, encode_delivery, time.monotonic
         )
@@ -105,7 +108,7 @@ class App:
         )
         sampling = self._watch.tracing.sampling if self._watch.tracing else None
         control = ControlService(self.registry, self.is_ready, sampling)
-        self._streams = StreamService(sessions, self._watch, guard)
+        self._streams = StreamService(sessions, self._watch, guard, self._inference.in_flight)
         self._grpc = rpc.build(
             self._inference,
             control,
@@ -216,6 +219,17 @@ class App:
             return name, ""
         except ModelNotFound:
             return "", ""
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        elements=settings.max_tensor_elements,
+        dimensions=settings.max_dimensions,
+        parameters=settings.max_parameters,
+        bytes_in_flight=settings.max_inflight_bytes,
+        caller_calls=settings.max_caller_calls,
+        caller_streams=settings.max_caller_streams,
+    )
 
 
 def _guard(settings: Settings) -> Guard:

@@ -25,6 +25,10 @@ class Settings(BaseModel):
     models: list[pathlib.Path] = Field(
         min_length=1, description=".onnx files, model folders, or repositories of models"
     )
+    follow_links: bool = Field(
+        default=False,
+        description="models may be links, or hold links, that lead out of their repository",
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(
         default=8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one"
@@ -49,6 +53,25 @@ class Settings(BaseModel):
     )
     max_message_bytes: int = Field(
         default=256 << 20, ge=1 << 10, description="largest gRPC message accepted"
+    )
+    max_inflight_bytes: int = Field(
+        default=2 << 30, ge=1, description="memory of all requests that are not answered yet"
+    )
+    max_tensor_elements: int = Field(default=1 << 28, ge=1, description="elements of one tensor")
+    max_dimensions: int = Field(default=16, ge=1, le=64, description="dimensions of one tensor")
+    max_parameters: int = Field(
+        default=128, ge=1, description="parameters of a request, and of each of its tensors"
+    )
+    max_connection_calls: int = Field(
+        default=16_384,
+        ge=1,
+        description="calls at once on one connection; more wait at their sender",
+    )
+    max_caller_calls: int = Field(
+        default=16_384, ge=1, description="inference requests at once of one caller"
+    )
+    max_caller_streams: int = Field(
+        default=1_024, ge=1, description="open streams at once of one caller"
     )
     rpc_engine: Literal["auto", "grpcio", "native"] = Field(
         default="auto",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import statistics
 import subprocess
@@ -116,7 +117,7 @@ def serving(model: pathlib.Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
         version = pathlib.Path(folder) / MODEL / "1"
         version.mkdir(parents=True)
-        (version / "model.onnx").symlink_to(model)
+        shutil.copyfile(model, version / "model.onnx")
         command = [sys.executable, "-m", "headrace.server.cli", "serve", folder]
         command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -26,7 +26,7 @@ from headrace.server.models.spec import ModelSpec, TensorSpec
 
 _LOWEST_PRIORITY = 100
 # Rows that hold nothing cost no bytes: their number is the caller's word alone, and is counted.
-_MOST_ROWS = 2**31 - 1
+_MOST_ROWS = 1 << 20
 
 
 # The objects of which each request makes one are not frozen: that would triple what they cost.
@@ -394,7 +394,7 @@ def _rows(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) 
             )
     limit = model.spec.row_limit or _MOST_ROWS
     if rows > limit:
-        named = " (max_batch_size)" if model.spec.row_limit else ""
+        named = " (max_batch_size)" if model.spec.row_limit else " unless max_batch_size says more"
         raise InvalidInput(
             f"model '{model.spec.name}': expected at most {limit} rows{named}, got {rows}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,9 @@ _COLUMNS = (
     *("ok\n/s", "not\n/s", "call\np50", "call\np99", "wait\np50", "\nqueue", "\nage"),
     *("batch\n/s", "rows/\nbatch", "\nbusy", "cost\nratio", "\nwaste"),
 )
+# The variable with the bearer token of who looks, where the server asks for one: not a flag, which
+# other users of the machine would see.
+TOKEN = "HEADRACE_TOKEN"
 
 Labels = frozenset[tuple[str, str]]
 
@@ -56,10 +60,18 @@ def parse(text: str, at: float) -> Reading:
 
 
 def read(address: str) -> Reading:
-    """Asks the server whose HTTP port is at `address`. Raises OSError, ValueError."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT) as response:
+    """Asks the server whose HTTP port is at `address`, which may begin with https://. Raises
+    OSError, ValueError."""
+    token = os.environ.get(TOKEN)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(_url(address), headers=headers)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         text = response.read().decode()
     return parse(text, time.monotonic())
+
+
+def _url(address: str) -> str:
+    return f"{address if '://' in address else f'http://{address}'}/metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +243,7 @@ def main(address: str, interval: float, *, once: bool) -> int:
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         Console(stderr=True).print(
-            f"headrace top: no metrics from http://{address}/metrics: {reason}; "
+            f"headrace top: no metrics from {_url(address)}: {reason}; "
             "the address is that of the server's HTTP port",
             markup=False,
             highlight=False,

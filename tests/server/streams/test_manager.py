@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from headrace.server.errors import Draining, ModelUnavailable, StreamRefused
+from headrace.server.errors import Draining, ModelUnavailable, PermissionDenied, StreamRefused
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.streams.budget import StateBudget
@@ -147,6 +147,22 @@ async def test_a_session_without_a_time_to_live_ends_with_its_connection(house: 
     with pytest.raises(StreamRefused) as caught:
         one.manager.resume(live.id, b"", 0, one.listener, 1)
     assert caught.value.reason == "UNKNOWN_SESSION"
+
+
+async def test_who_may_not_use_the_model_cannot_resume_its_session(house: Build) -> None:
+    one = await house(graphs.identity(("batch", 4)))
+    live = one.open(ttl=3600.0)
+
+    def refuse(model: str) -> None:
+        raise PermissionDenied(model)
+
+    other = type(one.listener)()
+    with pytest.raises(PermissionDenied, match=live.terms.recipe.model):
+        one.manager.resume(live.id, live.token, 0, other, 2, refuse)
+    assert live.connection is one.listener
+    # Without the token, nobody learns of which model it is.
+    with pytest.raises(StreamRefused):
+        one.manager.resume(live.id, b"wrong", 0, other, 2, refuse)
 
 
 async def test_a_detached_session_runs_on_and_expires(house: Build) -> None:

@@ -212,6 +212,11 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         raise LoadFailed(f"backend/platform: expected onnxruntime, got '{kind}'")
     _check_numbers(config)
     _check_inside("default_model_filename", config.default_model_filename)
+    for library in config.model_operations.op_library_filename:
+        raise LoadFailed(
+            "model_operations.op_library_filename: custom operators are not loaded, a library's "
+            f"code would run in this process, got '{library}'"
+        )
     for tensor in config.output:
         _check_inside("output.label_filename", tensor.label_filename)
     batching = config.dynamic_batching

@@ -17,7 +17,7 @@ from headrace.server.errors import (
 )
 from headrace.server.models import served
 from headrace.server.models.options import ModelOptions, from_json
-from headrace.server.models.repository import Catalogue
+from headrace.server.models.repository import Catalogue, ModelSource
 from headrace.server.models.served import Host, ServedModel
 
 _log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class Registry:
             raise ModelNotFound(f"the repository has no model '{name}'")
         async with self._locks.setdefault(name, asyncio.Lock()):
             try:
+                source.check()
                 options = from_json(config, name) if config else source.options()
                 files = source.files(options)
                 chosen = options.versions.choose(list(files))
@@ -139,7 +140,7 @@ class Registry:
                 await self._note_failure(name, "", failure)
                 raise failure from error
             _warn_not_honoured(name, options)
-            fresh = await self._load_versions(name, {str(v): files[v] for v in chosen}, options)
+            fresh = await self._load_versions(source, {str(v): files[v] for v in chosen}, options)
             await self._replace(name, fresh)
 
     def _finish(
@@ -152,14 +153,16 @@ class Registry:
         return asyncio.shield(task)
 
     async def _load_versions(
-        self, name: str, files: dict[str, pathlib.Path], options: ModelOptions
+        self, source: ModelSource, files: dict[str, pathlib.Path], options: ModelOptions
     ) -> dict[str, Entry]:
+        name = source.name
         fresh: dict[str, Entry] = {}
         current = self._entries.setdefault(name, {})
         for version, path in files.items():
             if version not in current or current[version].model is None:
                 current[version] = Entry(name, version, LOADING)
             try:
+                await asyncio.to_thread(source.check_model, path)
                 model = await served.load(name, version, path, options, self._host)
             except Exception as error:
                 failure = _as_load_failed(error)

@@ -9,20 +9,34 @@ from __future__ import annotations
 import logging
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.server.errors import ConfigurationError, LoadFailed
 from headrace.server.models.options import ModelOptions, read_options
+from headrace.server.models.trust import check_external_data, check_links
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where one model comes from: a single `.onnx` file, or a folder of versions."""
+    """Where one model comes from: a single `.onnx` file, or a folder of versions.
+
+    root: what its files may not leave; None where links may lead anywhere.
+    """
 
     name: str
     path: pathlib.Path
+    root: pathlib.Path | None = field(default=None, compare=False)
+
+    def check(self) -> None:
+        """Raises LoadFailed for links that lead out of the root. Before anything else is read."""
+        if self.root is not None and self.path.is_dir():
+            check_links(self.path, self.root)
+
+    def check_model(self, file: pathlib.Path) -> None:
+        """Raises LoadFailed when `file`, of one version, has tensors where it may not."""
+        check_external_data(file, self.root)
 
     def options(self) -> ModelOptions:
         """The configuration as it is on disk now. Raises LoadFailed."""
@@ -55,12 +69,14 @@ class Repository:
     """A folder whose sub-folders are models. They may come and go, and so may the folder."""
 
     path: pathlib.Path
+    follow_links: bool = False
 
     def sources(self) -> dict[str, ModelSource]:
         if not self.path.is_dir():
             return {}
+        root = None if self.follow_links else self.path
         return {
-            folder.name: ModelSource(folder.name, folder)
+            folder.name: ModelSource(folder.name, folder, root)
             for folder in sorted(self.path.iterdir())
             if folder.is_dir() and not folder.name.startswith(".")
         }
@@ -69,8 +85,10 @@ class Repository:
 class Catalogue:
     """Everything that can be loaded, from all the paths the user named."""
 
-    def __init__(self, paths: Sequence[pathlib.Path]) -> None:
-        """Raises ConfigurationError for a path that holds no model, or two models of one name."""
+    def __init__(self, paths: Sequence[pathlib.Path], *, follow_links: bool = False) -> None:
+        """`follow_links`: also out of what was named. Raises ConfigurationError for a path that
+        holds no model, or two models of one name."""
+        self._follow_links = follow_links
         self._fixed: dict[str, ModelSource] = {}
         self._repositories: list[Repository] = []
         for path in paths:
@@ -91,24 +109,24 @@ class Catalogue:
         if path.is_file():
             if path.suffix != ".onnx":
                 raise ConfigurationError(f"MODEL: expected an .onnx file or a folder, got {path}")
-            self._fix(ModelSource(path.stem, path))
+            self._fix(path.stem, path, path.resolve().parent)
         elif not path.is_dir():
             raise ConfigurationError(f"MODEL: no such file or folder: {path}")
         elif _is_model(path):
             _warn_of_hidden_models(path)
-            self._fix(ModelSource(path.resolve().name, path))
+            self._fix(path.resolve().name, path, path)
         elif any(folder.is_dir() for folder in path.iterdir()):
-            self._repositories.append(Repository(path))
+            self._repositories.append(Repository(path, self._follow_links))
         else:
             raise ConfigurationError(
                 f"MODEL: {path} is neither a model folder (<version>/model.onnx) nor a repository "
                 f"of them: it holds {_contents(path)}"
             )
 
-    def _fix(self, source: ModelSource) -> None:
-        if source.name in self._fixed:
-            raise ConfigurationError(f"MODEL: more than one model is called {source.name}")
-        self._fixed[source.name] = source
+    def _fix(self, name: str, path: pathlib.Path, root: pathlib.Path) -> None:
+        if name in self._fixed:
+            raise ConfigurationError(f"MODEL: more than one model is called {name}")
+        self._fixed[name] = ModelSource(name, path, None if self._follow_links else root)
 
 
 def _is_model(path: pathlib.Path) -> bool:

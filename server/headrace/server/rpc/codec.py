@@ -32,6 +32,7 @@ from headrace.server.inference import (
     SequencePlace,
 )
 from headrace.server.models.spec import TensorSpec
+from headrace.server.rpc.limits import Limits, check_head, check_shape
 from headrace.server.rpc.wire import Head, WireRequest, delimited
 
 EXPLAIN = "headrace_explain"
@@ -44,6 +45,7 @@ _ID_TAG = pb.ModelInferResponse.ID_FIELD_NUMBER << 3 | 2
 _RAW_TAG = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
 _KEPT_SHAPES = 64
 _LONGEST_CALLER = 128
+_LIMITS = Limits()
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +72,11 @@ class _Asked:
 
 
 def decode(
-    wire: WireRequest, arrival: float, remaining: float | None, caller: str = ""
+    wire: WireRequest,
+    arrival: float,
+    remaining: float | None,
+    caller: str = "",
+    limits: Limits = _LIMITS,
 ) -> InferenceRequest:
     """What a request message asks. Tensors in it are viewed, not copied.
 
@@ -78,6 +84,8 @@ def decode(
     when it has none; `caller` is whom it comes from. Raises InvalidInput naming the field,
     Unsupported for shared memory.
     """
+    if wire.head.asked is None:
+        check_head(wire.head.message, limits)
     asked = _asked(wire.head)
     if len(caller) > _LONGEST_CALLER:
         raise InvalidInput(
@@ -87,7 +95,8 @@ def decode(
     return InferenceRequest(
         model=asked.model,
         version=asked.version,
-        inputs=_known_inputs(asked, wire.raw) or _inputs(wire.head.message, asked, wire.raw),
+        inputs=_known_inputs(asked, wire.raw)
+        or _inputs(wire.head.message, asked, wire.raw, limits),
         arrival=arrival,
         outputs=asked.outputs,
         remaining=math.inf if remaining is None else remaining,
@@ -144,7 +153,7 @@ def _known_inputs(asked: _Asked, raw: Sequence[memoryview]) -> list[InputTensor]
 
 
 def _inputs(
-    message: pb.ModelInferRequest, asked: _Asked, raw: Sequence[memoryview]
+    message: pb.ModelInferRequest, asked: _Asked, raw: Sequence[memoryview], limits: Limits
 ) -> list[InputTensor]:
     if raw and len(raw) != len(message.inputs):
         raise InvalidInput(
@@ -162,8 +171,7 @@ def _inputs(
                 f"{where}: unknown datatype '{tensor.datatype}', expected one of {expected}"
             )
         shape = list(tensor.shape)
-        if any(dim < 0 for dim in shape):
-            raise InvalidInput(f"{where}: expected dimensions of 0 or more, got shape {shape}")
+        check_shape(where, shape, limits)
         typed = tensor.HasField("contents")
         if raw and typed:
             raise InvalidInput(

@@ -52,11 +52,13 @@ class NativeServer:
         inference: InferenceService,
         method: str,
         max_message_bytes: int,
+        max_connection_calls: int = MOST_PENDING,
     ) -> None:
         self._behind = behind
         self._inference = inference
         self._method = method
         self._max_message_bytes = max_message_bytes
+        self._max_connection_calls = max_connection_calls
         self._front: Any = None
         self._folder = ""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,7 +76,7 @@ class NativeServer:
                 keepalive_time_ms=KEEPALIVE_MS,
                 keepalive_timeout_ms=KEEPALIVE_MS,
                 keepalive_permit_without_calls=False,
-                max_concurrent_streams=MOST_PENDING,
+                max_concurrent_streams=self._max_connection_calls,
             )
         except OSError as error:
             raise RuntimeError(str(error)) from error

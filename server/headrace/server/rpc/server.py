@@ -68,13 +68,16 @@ def build(
 
     Raises ConfigurationError when the engine that `settings` names cannot be had.
     """
-    chosen, limit = choose(settings.rpc_engine), settings.max_message_bytes
-    server = _grpcio(inference, control, streams, health_, limit, watch)
+    chosen = choose(settings.rpc_engine)
+    server = _grpcio(inference, control, streams, health_, settings, watch)
     if chosen == "grpcio":
         return server
     from headrace.server.rpc.native import NativeServer  # an extra
 
-    return NativeServer(server, inference, f"/{_SERVICE.full_name}/ModelInfer", limit)
+    method = f"/{_SERVICE.full_name}/ModelInfer"
+    return NativeServer(
+        server, inference, method, settings.max_message_bytes, settings.max_connection_calls
+    )
 
 
 def _grpcio(
@@ -82,13 +85,14 @@ def _grpcio(
     control: ControlService,
     streams: StreamService,
     health_: Health,
-    max_message_bytes: int,
+    settings: Settings,
     watch: Watch,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", settings.max_connection_calls),
             # Two servers on one port would take each other's calls unnoticed.
             ("grpc.so_reuseport", 0),
             # From the first number to the second gRPC cancels calls that it has not handed to us

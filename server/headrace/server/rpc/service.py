@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, NoReturn
@@ -15,11 +15,13 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from headrace.batcher.errors import Overloaded
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
 from headrace.server.rpc import codec
 from headrace.server.rpc.guard import Context, asked_by, shown_by
+from headrace.server.rpc.limits import InFlight, Limits, cost_of
 from headrace.server.rpc.wire import Reader, WireRequest, delimited
 from headrace.server.security.access import Kind, Shown
 from headrace.server.security.guard import Guard, nothing_shown
@@ -71,11 +73,19 @@ class InferenceService:
     Messages are bytes on both sides.
     """
 
-    def __init__(self, sequences: Sequences, watch: Watch, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        watch: Watch,
+        guard: Guard | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self._sequences = sequences
         self._watch = watch
         self.guard = guard or Guard()
-        self._reader = Reader()
+        self._limits = limits or Limits()
+        self.in_flight = InFlight(self._limits)
+        self._reader = Reader(self._limits.head_bytes)
         self._draining = False
         self.outcomes: Counter[str] = Counter()
         self._last_arrival = time.monotonic()
@@ -179,11 +189,25 @@ class InferenceService:
                 raise errors.Draining("the server is shutting down")
             if isinstance(received, errors.InvalidInput):
                 raise received
-            request = codec.decode(received, arrival, remaining, caller)
-            return Begun(received, self._sequences.submit(request), call)
+            return Begun(received, self._submit(received, arrival, remaining, caller), call)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
             raise
+
+    def _submit(
+        self, wire: WireRequest, arrival: float, remaining: float | None, caller: str
+    ) -> Pending:
+        """Raises the errors of the table. What the request holds is let go when its future ends."""
+        nbytes = cost_of(wire)
+        self.in_flight.take(caller, nbytes)
+        try:
+            request = codec.decode(wire, arrival, remaining, caller, self._limits)
+            pending = self._sequences.submit(request)
+        except BaseException:
+            self.in_flight.release(caller, nbytes)
+            raise
+        pending.future.add_done_callback(lambda _: self.in_flight.release(caller, nbytes))
+        return pending
 
     async def _finished(self, begun: Begun) -> bytes:
         try:
@@ -199,8 +223,10 @@ class InferenceService:
         return self._last_arrival
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
-        async with watched(self._watch, MODEL_STREAM_INFER, context):
-            await admit_stream(self.guard, context)
+        async with (
+            watched(self._watch, MODEL_STREAM_INFER, context),
+            admitted(self.guard, self.in_flight, context),
+        ):
             stream = _Stream(self, context)
             self._streams.add(stream)
             try:
@@ -339,12 +365,17 @@ def caller_of(context: Context) -> str:
     return f"{peer}{next(_calls_passed_on)}" if peer == _PASSED_ON else peer
 
 
-async def admit_stream(guard: Guard, context: Context) -> None:
-    """Ends the call unless whoever makes it may open streams at all."""
-    try:
-        guard.check("stream", None, partial(shown_by, context))
-    except errors.ServerError as error:
-        await abort(context, error)
+@asynccontextmanager
+async def admitted(guard: Guard, in_flight: InFlight, context: Context) -> AsyncIterator[None]:
+    """One stream, inside the block. Ends the call unless whoever makes it may open streams at all,
+    and has not too many."""
+    with ExitStack() as opened:
+        try:
+            caller = guard.check("stream", None, partial(shown_by, context)) or caller_of(context)
+            opened.enter_context(in_flight.stream(caller))
+        except (errors.ServerError, Overloaded) as error:
+            await abort(context, error)
+        yield
 
 
 def _final(response: bytes) -> bytes:

@@ -19,9 +19,10 @@ from headrace.server import errors
 from headrace.server.errors import StreamRefused
 from headrace.server.rpc import stream_codec
 from headrace.server.rpc.guard import Context, shown_by
+from headrace.server.rpc.limits import InFlight, Limits
 from headrace.server.rpc.service import (
     abort,
-    admit_stream,
+    admitted,
     caller_of,
     log_unexpected,
     watched,
@@ -42,15 +43,24 @@ _MOST_REPLIES = 1024
 class StreamService:
     """Answers SensorStream.Stream."""
 
-    def __init__(self, manager: SessionManager, watch: Watch, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        manager: SessionManager,
+        watch: Watch,
+        guard: Guard | None = None,
+        in_flight: InFlight | None = None,
+    ) -> None:
         self._manager = manager
         self._watch = watch
         self._guard = guard or Guard()
+        self._in_flight = in_flight or InFlight(Limits())
         self._connections: set[_Connection] = set()
 
     async def stream(self, _: Any, context: Context) -> None:
-        async with watched(self._watch, _METHOD, context):
-            await admit_stream(self._guard, context)
+        async with (
+            watched(self._watch, _METHOD, context),
+            admitted(self._guard, self._in_flight, context),
+        ):
             await self._stream(context)
 
     async def _stream(self, context: Context) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from headrace.inference.v2 import grpc_service_pb2 as pb
 
 _ID, _RAW = (
@@ -30,17 +32,27 @@ _LONGEST_TAG = 5
 _KEPT_HEADS, _LONGEST_HEAD = 512, 1024
 
 
+# Fields of a message, not counting those inside them: an empty tensor takes two bytes on the wire
+# and a hundred in memory.
+_MOST_FIELDS = 1 << 16
+# What is not understood here is left to protobuf, but not in sizes that nobody means.
+_LARGEST_ODD = 1 << 20
+
+
 class Head:
     """A request message without its id and its raw tensors.
 
     message: not to be changed, since requests share it. kept: whether others may come to share it.
-    asked: what the codec has read from it; None until then.
+    nbytes: what it took on the wire. asked: what the codec has read from it; None until then.
     """
 
-    __slots__ = ("asked", "kept", "message")
+    __slots__ = ("asked", "kept", "message", "nbytes")
 
-    def __init__(self, message: pb.ModelInferRequest, *, kept: bool = False) -> None:
+    def __init__(
+        self, message: pb.ModelInferRequest, *, kept: bool = False, nbytes: int = 0
+    ) -> None:
         self.message = message
+        self.nbytes = nbytes
         self.kept = kept
         self.asked: Any = None
 
@@ -56,7 +68,9 @@ class WireRequest(NamedTuple):
 class Reader:
     """Reads messages. It keeps the heads seen last, a few hundred of them, and small ones only."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_head: int = 64 << 20) -> None:
+        """`longest_head`: in bytes, of a message without its id and its raw tensors."""
+        self._longest_head = longest_head
         self._heads: dict[bytes, Head] = {}
 
     def read(self, data: bytes) -> WireRequest:
@@ -68,10 +82,16 @@ class Reader:
         return WireRequest(head, parts.id, parts.raw)
 
     def _parse(self, parts: _Parts) -> Head:
+        if len(parts.head) > self._longest_head:
+            raise DecodeError(
+                f"expected at most {self._longest_head} bytes beside raw_input_contents, got "
+                f"{len(parts.head)}: send large tensors there"
+            )
         message = pb.ModelInferRequest.FromString(parts.head)
         # Typed contents stand in the head, and a sequence's id: neither is likely to come again.
         kept = bool(parts.raw) and len(parts.head) <= _LONGEST_HEAD
-        head = Head(message, kept=kept and "sequence_id" not in message.parameters)
+        kept = kept and "sequence_id" not in message.parameters
+        head = Head(message, kept=kept, nbytes=len(parts.head))
         if head.kept:
             if len(self._heads) >= _KEPT_HEADS:
                 self._heads.clear()
@@ -91,10 +111,14 @@ def _split(data: bytes) -> _Parts | None:
     rest: list[bytes] = []
     raw: list[memoryview] = []
     id_ = b""
+    fields = 0
     at, kept, end = 0, 0, len(data)  # from `kept` to `at` lies what belongs to the head
     try:
         while at < end:
             start = at
+            fields += 1
+            if fields > _MOST_FIELDS:
+                raise DecodeError(f"expected at most {_MOST_FIELDS} fields")
             tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
             if at - start > _LONGEST_TAG:
                 return None
@@ -102,12 +126,8 @@ def _split(data: bytes) -> _Parts | None:
             if kind == _BYTES:
                 length, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
                 at += length
-            elif kind == _VARINT:
-                _, at = _varint(data, at)
-            elif kind in (_FIXED64, _FIXED32):
-                at += 8 if kind == _FIXED64 else 4
             else:
-                return None
+                at = _skip(data, at, kind)
             if at > end:
                 return None
             if tag in (_ID, _RAW):
@@ -127,11 +147,22 @@ def _split(data: bytes) -> _Parts | None:
 
 def _split_by_protobuf(data: bytes) -> _Parts:
     """The same for whatever else protobuf accepts. Raises DecodeError."""
+    if len(data) > _LARGEST_ODD:
+        raise DecodeError("it is cut off, or not as protobuf writes messages")
     message = pb.ModelInferRequest.FromString(data)
     id_, raw = message.id, [memoryview(contents) for contents in message.raw_input_contents]
     message.ClearField("id")
     message.ClearField("raw_input_contents")
     return _Parts(message.SerializeToString(), id_, raw)
+
+
+def _skip(data: bytes, at: int, kind: int) -> int:
+    """Where a value that is not length-delimited ends. Raises IndexError for what is none."""
+    if kind == _VARINT:
+        return _varint(data, at)[1]
+    if kind in (_FIXED64, _FIXED32):
+        return at + (8 if kind == _FIXED64 else 4)
+    raise IndexError("a group, which protobuf may know how to skip")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

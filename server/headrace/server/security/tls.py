@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import ssl
+from contextlib import suppress
 from typing import NamedTuple
 
 from headrace.server.errors import ConfigurationError
@@ -50,8 +51,9 @@ class Certificates:
         """Called in each handshake, before the certificate is shown: gives it the present one."""
         pem = self._pem.current()
         if pem is not self._context_of:
-            self._context = _server_context(self._files)
-            self._context_of = pem
+            with suppress(ConfigurationError):  # changed again meanwhile: the next handshake's turn
+                self._context = _server_context(self._files)
+                self._context_of = pem
         connection.context = self._context
 
     def _read(self) -> Pem:
