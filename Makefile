@@ -8,6 +8,11 @@ DEV := $(VENV)/.installed-dev
 INPUTS := pyproject.toml constraints.txt
 # Schemas of what deploy/ is written in, where npm is there to fetch them; tests skip without.
 SCHEMAS := tests/deploy/schemas/node_modules/.installed
+# The TypeScript client. Where there is no npm its part is left out, and that is said.
+TYPESCRIPT := clients/typescript
+NPM := $(shell command -v npm)
+NODE := $(TYPESCRIPT)/node_modules/.installed
+NO_NPM := @echo "left out: the TypeScript client (no npm here; Debian: apt-get install nodejs npm)"
 
 .PHONY: demo examples test check format protos bench constraints clean
 
@@ -18,24 +23,26 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 	$(BIN)/python examples/voice_activity.py --speed 0 --plot .cache/voice_activity.svg
 	$(BIN)/python examples/activity.py --speed 0 --plot .cache/activity.svg
 
-test: $(DEV)  ## all tests
+test: $(DEV) $(NODE)  ## all tests
 	$(BIN)/python -m pytest
+	$(if $(NPM),cd $(TYPESCRIPT) && npm run test:units,$(NO_NPM))
 
-check: $(DEV) $(SCHEMAS)  ## format, lint, types, import rules, protos current, images, tests
+check: $(DEV) $(NODE) $(SCHEMAS)  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/generate.py --check $(if $(NPM),--typescript)
 	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
+	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm run test:units,$(NO_NPM))
 	$(BIN)/python -m pytest
 
 format: $(DEV)  ## rewrite in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-protos: $(DEV)  ## regenerate the Python stubs from the .proto sources
-	$(BIN)/python protos/generate.py
+protos: $(DEV) $(NODE)  ## regenerate stubs and reference from the .proto sources
+	$(BIN)/python protos/generate.py $(if $(NPM),--typescript)
 
 bench: $(DEV)  ## some scenarios, against ourselves and PyTriton, in under five minutes
 	$(BIN)/headrace bench scenario --short tiny magika embeddings vad-streams overload cold-start \
@@ -45,7 +52,7 @@ constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(USE): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,8 +61,12 @@ $(USE): $(INPUTS)
 	touch $@
 
 $(SCHEMAS): tests/deploy/schemas/package-lock.json
-	if command -v npm >/dev/null; then npm ci --silent --prefix tests/deploy/schemas && touch $@; fi
+	$(if $(NPM),npm ci --silent --prefix tests/deploy/schemas && touch $@)
 
 $(DEV): $(USE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	touch $@
+
+$(NODE): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
+	$(if $(NPM),cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund,$(NO_NPM))
+	$(if $(NPM),touch $@)

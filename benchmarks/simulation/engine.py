@@ -22,6 +22,11 @@ from simulation.workloads import Trace, Workload, trace
 _WARM_UP = 0.1
 
 
+def warm_up(requests: int) -> int:
+    """How many of the first requests are not counted."""
+    return int(requests * _WARM_UP)
+
+
 class Rule(Protocol):
     """Decides what runs.
 
@@ -159,7 +164,7 @@ class Simulation:
                 self._call()
 
     def _outcome(self) -> Outcome:
-        skip = int(self.count * _WARM_UP)
+        skip = warm_up(self.count)
         arrivals, finish = np.array(self.arrivals)[skip:], np.array(self.finish)[skip:]
         if np.isnan(finish).any():
             raise AssertionError("requests were forgotten")

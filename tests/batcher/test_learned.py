@@ -9,6 +9,7 @@ import pytest
 from headrace.batcher.learned import Learned
 from headrace.batcher.request import Batch, Dispatch, Drop, Reason, Request, Why
 from headrace.batcher.scheduler import Scheduler
+from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import Limits
 
 
@@ -153,3 +154,22 @@ def test_without_costs_it_works_all_the_same() -> None:
     sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=4))
     submit(sched, 6)
     assert [b.rows for b in batches(sched, 0.0)] == [4]
+
+
+def tiles(n: int) -> float:
+    return 0.004 + 0.004 * -(-n // 8)
+
+
+@pytest.mark.parametrize(("deadline", "rows"), [(float("inf"), 16), (100.0, 18)])
+def test_a_share_without_deadlines_ends_where_a_tile_does(deadline: float, rows: int) -> None:
+    sched = scheduler(tiles, executors=2)
+    submit(sched, 1, arrival=-10.0, deadline=deadline)
+    sched.step(0.0)  # one of two is busy, so that 36 are 18 for each
+    submit(sched, 36, arrival=-10.0, deadline=deadline)
+    (batch,) = batches(sched, 0.0)
+    assert (batch.rows, batch.reason) == (rows, Reason.SHARED)
+
+
+def test_the_edge_is_the_smallest_size_of_the_highest_rate() -> None:
+    plan = SizePlan([0.0, *map(tiles, range(1, 33))])
+    assert [plan.edge(rows) for rows in (1, 7, 8, 9, 11, 15)] == [1, 7, 8, 8, 8, 15]

@@ -94,6 +94,10 @@ class Servers:
         self.log.append(f"-{side.name}")
 
 
+def right(scenario: scenario.Scenario, model: Model, target: Target) -> str:
+    return ""
+
+
 def made(*questions: dict[str, Any], peers: tuple[str, ...] = ("a", "b")) -> scenario.Scenario:
     return scenario.Scenario.model_validate(
         {
@@ -112,7 +116,7 @@ LOAD = {"kind": "load", "loads": [{"kind": "closed", "callers": 2}, {"kind": "op
 
 def test_several_sides_alternate_under_each_load() -> None:
     servers = Servers()
-    found = carry_out(made(LOAD), MODEL, measurement, serve=servers)
+    found = carry_out(made(LOAD), MODEL, measurement, serve=servers, prove=right)
     assert [section.kind for section in found.sections] == ["versus", "versus"]
     assert [m.target for m in found.sections[0].measurements] == ["a", "b", "b", "a"]
     assert servers.log == ["+a", "+b", "-b", "-a"]
@@ -120,16 +124,26 @@ def test_several_sides_alternate_under_each_load() -> None:
 
 
 def test_a_side_that_cannot_be_had_is_told_and_the_others_go_on() -> None:
-    found = carry_out(made(LOAD), MODEL, measurement, serve=Servers("b"))
+    found = carry_out(made(LOAD), MODEL, measurement, serve=Servers("b"), prove=right)
     load, missing = found.sections
     assert (load.kind, load.labels) == ("load", ("2 callers", "9/s poisson"))
     assert missing.title == "b: not measured"
     assert "no wheel for this Python" in missing.notes[0]
 
 
+def test_a_side_that_answers_wrongly_is_not_measured() -> None:
+    def prove(scenario: scenario.Scenario, model: Model, target: Target) -> str:
+        return "output 'y': 3 of 4 values differ" if target.name == "a" else ""
+
+    found = carry_out(made(LOAD), MODEL, measurement, serve=Servers(), prove=prove)
+    load, missing = found.sections
+    assert {m.target for m in load.measurements} == {"b"}
+    assert "a could not be measured here: output 'y': 3 of 4" in missing.notes[0]
+
+
 def test_nobody_left_is_an_error() -> None:
     with pytest.raises(BenchError, match=r"nobody could be measured: a: no wheel.*; b: no wheel"):
-        carry_out(made(LOAD), MODEL, measurement, serve=Servers("a", "b"))
+        carry_out(made(LOAD), MODEL, measurement, serve=Servers("a", "b"), prove=right)
 
 
 def test_overload_is_counted_from_saturation_without_deadlines() -> None:
@@ -140,7 +154,7 @@ def test_overload_is_counted_from_saturation_without_deadlines() -> None:
         return measurement(job, [0.01] * 500)
 
     question = {"kind": "goodput", "shares": [0.5, 3.0]}
-    found = carry_out(made(question, peers=("a",)), MODEL, measure, serve=Servers())
+    found = carry_out(made(question, peers=("a",)), MODEL, measure, serve=Servers(), prove=right)
     saturation, goodput = found.sections
     assert saturation.facts["saturation"] == 50
     assert [m.load["rate"] for m in goodput.measurements] == [25, 150]
@@ -157,7 +171,7 @@ def test_a_cold_start_starts_each_side_anew(monkeypatch: pytest.MonkeyPatch) -> 
         return measurement(job)
 
     servers = Servers("b")
-    found = carry_out(made({"kind": "start"}), MODEL, measure, serve=servers)
+    found = carry_out(made({"kind": "start"}), MODEL, measure, serve=servers, prove=right)
     start, missing = found.sections
     assert servers.log == ["+a", "-a", "+a", "-a"]
     assert (start.kind, start.labels) == ("start", ("first start", "start 2"))
@@ -170,6 +184,6 @@ def test_a_cold_start_starts_each_side_anew(monkeypatch: pytest.MonkeyPatch) -> 
 def test_sensor_streams_are_asked_of_headrace_alone() -> None:
     whole = made(LOAD, peers=("headrace", "pytriton"))
     sensor = whole.model_copy(update={"protocol": "sensor"})
-    found = carry_out(sensor, MODEL, measurement, serve=Servers())
+    found = carry_out(sensor, MODEL, measurement, serve=Servers(), prove=right)
     assert "no sensor streams" in found.sections[-1].notes[0]
     assert [target.name for target in found.targets] == ["headrace"]

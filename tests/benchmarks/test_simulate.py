@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.batcher.fixed import Fixed
+from simulation.bound import most_on_time
 from simulation.engine import Rule, Simulation
 from simulation.report import BEGIN, END, geometric_mean, markdown, verdicts, write
 from simulation.rules import FixedRule, Knobs, PolicyRule, TritonRule
@@ -170,3 +171,24 @@ def test_tables_are_written_between_the_marks(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(ValueError, match="expected the marks"):
         write(page, [])
+
+
+@pytest.mark.parametrize("load", [0.3, 1.5, 3.0])
+def test_no_rule_surpasses_the_bound(load: float) -> None:
+    workload = Workload("GPU CNN", 2, "poisson", load, requests=2000)
+    bound = most_on_time(workload)
+    for rule in (PolicyRule(), FixedRule(Knobs(32, timeout=0.5 * workload.patience))):
+        assert run(workload, rule).on_time <= bound
+    assert bound <= 1.0
+
+
+def test_the_bound_is_what_the_executors_can_do_in_overload() -> None:
+    workload = Workload("CPU transformer", 1, "poisson", 3.0, deadline=5.0, requests=20000)
+    rows = max(n for n, t in enumerate(TABLES[workload.table]) if t <= workload.patience)
+    share = rows / TABLES[workload.table][rows] / (3.0 * workload.capacity)
+    assert most_on_time(workload) == pytest.approx(share, rel=0.01)
+
+
+def test_the_bound_is_for_one_shape() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        most_on_time(Workload("GPU CNN", shapes=4))

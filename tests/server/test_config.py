@@ -103,3 +103,20 @@ def test_a_file_that_is_not_toml(file: pathlib.Path, content: bytes) -> None:
     file.write_bytes(content)
     (line,) = wrong({}, file)
     assert line.startswith(f"--config: {file} is not TOML: ")
+
+
+def test_settings_of_tls_belong_together(tmp_path: pathlib.Path) -> None:
+    (line,) = wrong({**MODELS, "tls_certificate": "a"})
+    assert line.startswith("tls_key: expected")
+    (line,) = wrong({**MODELS, "tls_key": "a"})
+    assert line.startswith("tls_certificate: expected")
+    first, second = wrong({**MODELS, "tls_client_ca": "a", "http_tls": "true"})
+    assert first.startswith("http_tls: expected tls_certificate")
+    assert second.startswith("tls_client_ca: expected tls_certificate")
+
+
+def test_the_native_engine_has_no_tls() -> None:
+    both = {"tls_certificate": "a", "tls_key": "b", "rpc_engine": "native"}
+    (line,) = wrong({**MODELS, **both})
+    assert "rpc_engine" in line
+    assert "tls_certificate" in line

@@ -24,6 +24,8 @@ ROWS = [
     (errors.LoadFailed("m"), Code.FAILED_PRECONDITION, 412, "LOAD_FAILED"),
     (batcher.Draining("m"), Code.UNAVAILABLE, 503, "DRAINING"),
     (errors.Draining("m"), Code.UNAVAILABLE, 503, "DRAINING"),
+    (errors.Unauthenticated("m"), Code.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
+    (errors.PermissionDenied("m"), Code.PERMISSION_DENIED, 403, "PERMISSION_DENIED"),
     (errors.Unsupported("m"), Code.UNIMPLEMENTED, 501, "UNSUPPORTED"),
     (batcher.ExecutionFailed("m"), Code.INTERNAL, 500, "EXECUTION_FAILED"),
     (RuntimeError("m"), Code.INTERNAL, 500, "INTERNAL"),

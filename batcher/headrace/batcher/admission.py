@@ -78,7 +78,13 @@ def _hopeless(state: State, request: Request, run: float) -> Reject | None:
 
 def _margin(state: State, request: Request) -> float:
     """The factor on the shortest time in which a queue can be served: runs differ, and what they
-    cost was never all learned. Without it a burst is let in that is a part too long."""
+    cost was never all learned. Without it a burst is let in that is a part too long.
+
+    Where several keys wait, others will join the batches that are predicted for each: the shortest
+    time is long enough.
+    """
+    if len(state.queues) > 1:
+        return 1.0
     row_bytes = request.nbytes / request.rows
     return 1 + state.table(state.executors[0], request.key, row_bytes).spread
 

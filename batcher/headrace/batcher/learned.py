@@ -8,7 +8,7 @@ Theory of operation, in the order in which a decision is made:
 3. The size minimises the total waiting of the queue by the learned costs (`sizing.py`), the queue
    being inflated by the load: 1/(1 - rho) of it will be there before it is empty. It is at least
    what sustains the arrival rate, and with several executors at most an equal share of what will
-   have come by the time the others are free.
+   have come by the time the others are free; without deadlines no more of it than is efficient.
 4. A batch too slow for its head's deadline is made smaller, but not below the size that the load
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
@@ -102,8 +102,10 @@ def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
         size = max(size, sustaining)
     reason = Reason.NO_GAIN if size < limit else Reason.FULL
     if len(state.queues) < executors and not pressed:  # else the others will have keys of their own
-        share = _equal_share(state, seen, now)
-        enough = max(sustaining, math.ceil(share - 1e-9), 1)
+        share = min(limit, max(1, math.ceil(_equal_share(state, seen, now) - 1e-9)))
+        if math.isinf(seen.demand.patience):  # else what is left for the next batch may be late
+            share = plan.edge(share)
+        enough = max(sustaining, share)
         if enough < size:
             size, reason = enough, Reason.SHARED
     return size, reason
@@ -114,8 +116,8 @@ def _equal_share(state: State, seen: Group, now: float) -> float:
     rows = seen.queue.rows
     share = float(rows)
     others = sorted(state.free_in(e, now) for e in seen.peers if e != seen.executor)
-    for executors, free in enumerate(others, 2):
-        share = min(share, (rows + seen.rate * free) / executors)
+    for sharing, free in enumerate(others, 2):
+        share = min(share, (rows + seen.rate * free) / sharing)
     return share
 
 

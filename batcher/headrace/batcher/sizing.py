@@ -95,6 +95,14 @@ class SizePlan:
         """The smallest size that serves `rate` rows a second, or nearly the peak if none does."""
         return bisect_left(self._rates, min(rate, _NEARLY * self.peak_rate)) + 1
 
+    def edge(self, rows: int) -> int:
+        """The smallest size that does as many rows a second as any of up to `rows`.
+
+        Of a device that works in tiles, the last edge before `rows`: what is beyond would cost a
+        tile of its own.
+        """
+        return bisect_left(self._rates, self._rates[rows - 1]) + 1
+
     def needed(self, rate: float, patience: float, executors: int) -> int:
         """The smallest size that keeps up with `rate` rows a second, as far as deadlines allow it.
 

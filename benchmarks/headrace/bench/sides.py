@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from headrace.bench.declared import metadata
 from headrace.bench.errors import BenchError
+from headrace.bench.inputs import samples
 from headrace.bench.models import Model
 from headrace.bench.peer import PeerUnavailable, serve
+from headrace.bench.peer_check import WrongAnswer, check, reference
 from headrace.bench.questions import Measure, under
 from headrace.bench.questions.curve import curve, saturation
 from headrace.bench.questions.goodput import goodput
@@ -41,6 +46,8 @@ class Side:
 
 
 Serve = Callable[[Side, Model], AbstractContextManager[Target]]
+# What is wrong with the answers of a target, or nothing.
+Prove = Callable[["Scenario", Model, Target], str]
 
 
 def side(words: str) -> Side:
@@ -79,6 +86,20 @@ def served(side: Side, model: Model) -> Iterator[Target]:
         yield target.model_copy(update={"about": {**target.about, **known}})
 
 
+def proven(scenario: Scenario, model: Model, target: Target) -> str:
+    """Compares one answer of `target` with ONNX Runtime's own: "" where they agree, else what is
+    wrong. A model that keeps state has no answer of its own to a request, and is taken on trust."""
+    if scenario.protocol == "sensor" or model.settings:
+        return ""
+    request = scenario.requests[0]
+    inputs = samples(request, metadata(target, request), 1, np.random.default_rng(0))[0]
+    try:
+        check(target, request.model, inputs, reference(model.path, inputs))
+    except (WrongAnswer, RuntimeError) as error:
+        return str(error)
+    return ""
+
+
 def _digest(model: Model) -> str:
     return hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]
 
@@ -92,10 +113,16 @@ class Outcome:
 
 
 def carry_out(
-    scenario: Scenario, model: Model, measure: Measure, *, seed: int = 0, serve: Serve = served
+    scenario: Scenario,
+    model: Model,
+    measure: Measure,
+    *,
+    seed: int = 0,
+    serve: Serve = served,
+    prove: Prove = proven,
 ) -> Outcome:
-    """Asks `scenario`'s questions of its peers. One that cannot be measured has a section that
-    says why; the others go on without it.
+    """Asks `scenario`'s questions of its peers. One that cannot be measured, or whose answer is
+    not the model's, has a section that says why; the others go on without it.
 
     Raises BenchError where nobody is left, or a question cannot be asked.
     """
@@ -108,9 +135,14 @@ def carry_out(
         with ExitStack() as stack:
             for each in sides:
                 try:
-                    targets.append(stack.enter_context(serve(each, model)))
+                    target = stack.enter_context(serve(each, model))
                 except PeerUnavailable as error:
                     missing[each.name] = error.reason
+                    continue
+                if wrong := prove(scenario, model, target):
+                    missing[each.name] = wrong
+                else:
+                    targets.append(target)
             jobs = [scenario.job(target, seed) for target in targets]
             for question in together if jobs else ():
                 sections += _answers(question, jobs, scenario.turns, measure)

@@ -23,11 +23,13 @@ def main() -> None:
     version = repository / given.name / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").symlink_to(given.model.resolve())
+    engine = given.settings.pop("rpc_engine", "auto")  # the server's; all others are the model's
     lines = [f"{key} = {_toml(value)}" for key, value in given.settings.items()]
     (repository / given.name / "model.toml").write_text("\n".join(lines))
     grpc, http = given.ports
     command = [sys.executable, "-m", "headrace.server.cli", "serve", str(repository)]
     command += ["--host", given.host, "--grpc-port", grpc, "--http-port", http]
+    command += ["--rpc-engine", engine]
     os.execv(sys.executable, [*command, "--log-level", "warning"])
 
 

@@ -26,6 +26,10 @@ from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService
 from headrace.server.rpc.stream_codec import encode_delivery
 from headrace.server.rpc.streams import StreamService
+from headrace.server.security.access import read_identities
+from headrace.server.security.guard import Guard, is_loopback
+from headrace.server.security.reload import Reloaded
+from headrace.server.security.tls import CertificateFiles, Certificates
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.manager import SessionManager
 from headrace.server.streams.sequences import Sequences
@@ -66,8 +70,8 @@ class App:
     """One server. `start`, then `stop`; or `running(settings)` for both."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError when the models' paths hold no models, or the engine that calls
-        are to come by is not installed."""
+        """Raises ConfigurationError when the models' paths hold no models, the engine that calls
+        are to come by is not installed, or a certificate cannot be read."""
         self.settings = settings
         self._otlp = configured(os.environ)
         self._watch = Watch(
@@ -86,7 +90,8 @@ class App:
         self._watch.resolve = self._served_by
         budget = StateBudget(settings.max_state_bytes)
         self._sequences = Sequences(self.registry, budget, settings.sequence_idle_seconds)
-        self._inference = InferenceService(self._sequences, self._watch)
+        guard = _guard(settings)
+        self._inference = InferenceService(self._sequences, self._watch, guard)
         sessions = SessionManager(
             self.registry, _stream_limits(settings), budget, encode_delivery, time.monotonic
         )
@@ -100,7 +105,7 @@ class App:
         )
         sampling = self._watch.tracing.sampling if self._watch.tracing else None
         control = ControlService(self.registry, self.is_ready, sampling)
-        self._streams = StreamService(sessions, self._watch)
+        self._streams = StreamService(sessions, self._watch, guard)
         self._grpc = rpc.build(
             self._inference,
             control,
@@ -109,7 +114,9 @@ class App:
             settings,
             self._watch,
         )
-        self._http = HttpServer(self.registry, self._metrics, self.is_ready)
+        self._certificates = _certificates(settings)
+        https = self._certificates.for_http() if self._certificates and settings.http_tls else None
+        self._http = HttpServer(self.registry, self._metrics, self.is_ready, guard, https)
 
     def is_ready(self) -> bool:
         """Whether it takes requests: false while it starts and once it stops."""
@@ -123,7 +130,7 @@ class App:
         """
         settings = self.settings
         await self._health.start()
-        grpc_port = rpc.bind(self._grpc, settings.host, settings.grpc_port)
+        grpc_port = rpc.bind(self._grpc, settings.host, settings.grpc_port, self._certificates)
         await self._grpc.start()
         http_port = await self._http.start(settings.host, settings.http_port)
         await self.registry.load_all()
@@ -209,6 +216,24 @@ class App:
             return name, ""
         except ModelNotFound:
             return "", ""
+
+
+def _guard(settings: Settings) -> Guard:
+    """Raises ConfigurationError when the file of identities cannot be read."""
+    file, local = settings.access_file, is_loopback(settings.host)
+    if file is None:
+        return Guard(control=local or settings.allow_control)
+    if not local and settings.tls_certificate is None:
+        _log.warning("access_file without tls_certificate: tokens travel where others may read")
+    return Guard(Reloaded([file], lambda: read_identities(file)))
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    """Raises ConfigurationError when they cannot be read, or do not fit each other."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    files = CertificateFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    return Certificates(files)
 
 
 def _stream_limits(settings: Settings) -> StreamLimits:

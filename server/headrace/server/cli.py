@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench"
     ]:  # a load test needs no server here, and has a command line of its own
         return _bench(words[1:])
+    # Before gRPC is first imported: it would log each handshake that fails, not as JSON, and
+    # anybody who reaches the port can make one fail.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     parser = _parser()
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
@@ -128,8 +131,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     for name, field in Settings.model_fields.items():
         if name == "models":
             continue
-        default = f" (default {field.default})"
-        choices = typing.get_args(field.annotation) or None
+        default = "" if field.default is None else f" (default {field.default})"
+        literal = typing.get_origin(field.annotation) is typing.Literal
+        choices = typing.get_args(field.annotation) if literal else None
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             help=f"{field.description}{default}",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from headrace.server.errors import ConfigurationError
 
@@ -54,6 +55,27 @@ class Settings(BaseModel):
         description="what carries gRPC: native (an extra) costs less for each unary call; auto is "
         "grpcio",
     )
+    tls_certificate: pathlib.Path | None = Field(
+        default=None, description="PEM file of the server's certificate chain: turns on TLS on gRPC"
+    )
+    tls_key: pathlib.Path | None = Field(
+        default=None, description="PEM file of the certificate's private key"
+    )
+    tls_client_ca: pathlib.Path | None = Field(
+        default=None,
+        description="PEM file of who signs clients' certificates: gRPC clients then must show one",
+    )
+    http_tls: bool = Field(
+        default=False, description="the same certificate on the HTTP port, which asks for none"
+    )
+    access_file: pathlib.Path | None = Field(
+        default=None, description="TOML file of who may call, and do what (docs/security.md)"
+    )
+    allow_control: bool = Field(
+        default=False,
+        description="loading, unloading and settings for all callers, though the server listens on "
+        "more than loopback; access_file decides instead where there is one",
+    )
     max_sessions: int = Field(default=10_000, ge=1, description="sensor stream sessions at once")
     max_connection_sessions: int = Field(
         default=2_000, ge=1, description="sensor stream sessions at once on one connection"
@@ -87,6 +109,32 @@ class Settings(BaseModel):
     triton_metrics: bool = Field(
         default=False, description="metrics by Triton's names, nv_inference_*, beside our own"
     )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        lines = list(_misfits(self))
+        if lines:
+            raise PydanticCustomError("misfit", "{lines}", {"lines": "\n".join(lines)})
+        return self
+
+
+def _misfits(settings: Settings) -> Iterator[str]:
+    """A line for each setting that does not go with another."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is not None and key is None:
+        yield "tls_key: expected the certificate's key, since tls_certificate is set, got nothing"
+    if key is not None and certificate is None:
+        yield "tls_certificate: expected the key's certificate, since tls_key is set, got nothing"
+    encrypted = certificate is not None or key is not None
+    if settings.tls_client_ca is not None and not encrypted:
+        yield "tls_client_ca: expected tls_certificate and tls_key with it, got neither"
+    if settings.http_tls and not encrypted:
+        yield "http_tls: expected tls_certificate and tls_key with it, got neither"
+    if encrypted and settings.rpc_engine == "native":
+        yield (
+            "rpc_engine, tls_certificate: the engine native has no TLS, expected rpc_engine to be "
+            "grpcio or auto with tls_certificate, got native"
+        )
 
 
 def load_settings(
@@ -131,6 +179,8 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _line(error: Any, origins: Mapping[str, str]) -> str:
+    if not error["loc"]:  # of several settings together: each line names its own
+        return str(error["msg"])
     key = str(error["loc"][0])
     if error["type"] == "missing":
         return f"{key}: nothing to serve, name at least one model"

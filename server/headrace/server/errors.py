@@ -41,6 +41,14 @@ class Draining(ServerError):
     """The server shuts down and takes no new work."""
 
 
+class Unauthenticated(ServerError):
+    """Who calls is not known, and must be."""
+
+
+class PermissionDenied(ServerError):
+    """Who calls may not do this. Told alike for a model that there is and one that there is not."""
+
+
 class ConfigurationError(ServerError):
     """The configuration is wrong: one line for each key."""
 
@@ -85,6 +93,8 @@ TABLE: dict[type[Exception], Row] = {
     batcher.Draining: Row(grpc.StatusCode.UNAVAILABLE, 503, "DRAINING"),
     Draining: Row(grpc.StatusCode.UNAVAILABLE, 503, "DRAINING"),
     Unsupported: Row(grpc.StatusCode.UNIMPLEMENTED, 501, "UNSUPPORTED"),
+    Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
+    PermissionDenied: Row(grpc.StatusCode.PERMISSION_DENIED, 403, "PERMISSION_DENIED"),
     batcher.ExecutionFailed: Row(grpc.StatusCode.INTERNAL, 500, "EXECUTION_FAILED"),
 }
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 
 from aiohttp import web
 
 from headrace.server.errors import ServerError, row_of
 from headrace.server.models.registry import Registry
+from headrace.server.security.access import ALL_MODELS, Shown, digest_of
+from headrace.server.security.guard import Guard
 from headrace.server.telemetry.metrics import Metrics
 from headrace.server.telemetry.prometheus import PrometheusText
 
@@ -16,10 +19,19 @@ from headrace.server.telemetry.prometheus import PrometheusText
 class HttpServer:
     """`/v2/health/live`, `/v2/health/ready`, `/v2/models/{model}/ready` and `/metrics`."""
 
-    def __init__(self, registry: Registry, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
+        guard: Guard,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._is_ready = is_ready
+        self._guard = guard
+        self._tls = tls
         self._text = PrometheusText()
         app = web.Application()
         app.router.add_get("/v2/health/live", self._live)
@@ -33,7 +45,7 @@ class HttpServer:
         """Listens and returns the port. Raises ServerError when it cannot be had."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
         except OSError as error:
             raise ServerError(
                 f"http: cannot listen on {host}:{port}: {error.strerror}; choose "
@@ -56,12 +68,22 @@ class HttpServer:
     async def _model_ready(self, request: web.Request) -> web.Response:
         info = request.match_info
         try:
+            self._check(request, info["model"])
             self._registry.get(info["model"], info.get("version", ""))
         except ServerError as error:
             return web.Response(text=f"{error}\n", status=row_of(error).http)
         return web.Response(text="ready\n")
 
-    async def _metrics_text(self, _: web.Request) -> web.Response:
+    def _check(self, request: web.Request, model: str) -> None:
+        """Raises Unauthenticated, PermissionDenied."""
+        shown = Shown(digest_of(request.headers.get("Authorization")))
+        self._guard.check("read", model, lambda: shown)
+
+    async def _metrics_text(self, request: web.Request) -> web.Response:
+        try:
+            self._check(request, ALL_MODELS)
+        except ServerError as error:
+            return web.Response(text=f"{error}\n", status=row_of(error).http)
         # Read here, where nothing changes meanwhile; written elsewhere, where nobody waits for it.
         text = await asyncio.to_thread(self._text.write, self._metrics.collect())
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -18,6 +19,11 @@ from rich.text import Text
 _TIMEOUT = 5.0
 _CALLS, _INFER = "rpc_server_call_duration_seconds", "inference.GRPCInferenceService/ModelInfer"
 _NAN = math.nan
+# Two lines each: a terminal of 80 columns has room for them.
+_COLUMNS = (
+    *("ok\n/s", "not\n/s", "call\np50", "call\np99", "wait\np50", "\nqueue", "\nage"),
+    *("batch\n/s", "rows/\nbatch", "\nbusy", "cost\nratio", "\nwaste"),
+)
 
 Labels = frozenset[tuple[str, str]]
 
@@ -159,13 +165,11 @@ def _row(change: Change, model: str, version: str) -> ModelRow:
 
 def show(address: str, before: Reading, after: Reading) -> RenderableType:
     """The whole screen."""
-    table = Table(title=f"headrace at {address}", title_justify="left")
-    table.add_column("model")
-    for name in (
-        *("answered/s", "failed/s", "p50 ms", "p99 ms", "queue p50", "queued", "oldest ms"),
-        *("batches/s", "rows/batch", "busy", "actual/predicted", "wasted"),
-    ):
-        table.add_column(name, justify="right")
+    title = f"headrace at {address}; times in ms"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("model", overflow="fold", min_width=12)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in model_rows(before, after):
         table.add_row(
             f"{row.model} {row.version}",

@@ -43,7 +43,7 @@ def spans(tracing: Tracing) -> BatchSpans:
 def accepted(tracing: Tracing, spans: BatchSpans, *, traced: bool = True) -> Request:
     """A request of a call that is traced, or not."""
     if traced:
-        tracing.begin("Infer", "m", (), 10.0)
+        tracing.begin("Infer", str, (), 10.0)
     else:
         CURRENT.set(None)
     request = Request("key", None, 10.0, 2)

@@ -140,12 +140,21 @@ def error_of(
     return kind(code, details, reason, retry_after)
 
 
+# grpc.aio makes this of a write that fails because the stream has just been ended by the other
+# side, whose status it then drops.
+_STATUS_LOST = "Internal error from Core"
+_ENDED_WHILE_SENDING = "the stream was ended while a request was being sent; gRPC lost the reason"
+
+
 def from_rpc_error(error: grpc.RpcError) -> HeadraceError:
     """The exception for what a gRPC call raised; the caller chains it (`raise ... from error`)."""
     # Any: pairs in truth, which the published type stubs deny.
     trailing: Any = error.trailing_metadata() or ()
     reason, retry_after = read_details(trailing)
-    return error_of(error.code(), error.details() or "", reason, retry_after)
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INTERNAL and details == _STATUS_LOST:
+        code, details = grpc.StatusCode.UNAVAILABLE, _ENDED_WHILE_SENDING
+    return error_of(code, details, reason, retry_after)
 
 
 def read_details(trailing: Iterable[tuple[str, Any]]) -> tuple[str, float | None]:

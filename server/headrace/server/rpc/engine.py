@@ -1,6 +1,6 @@
 """What carries calls: grpcio, or pygrpc-native in front of it.
 
-Handlers do not know which. An engine is whatever has `Engine`'s three methods; grpc.aio.Server is
+Handlers do not know which. An engine is whatever has `Engine`'s methods; grpc.aio.Server is
 one as it is.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 from typing import Literal, Protocol
+
+import grpc
 
 from headrace.server.errors import ConfigurationError
 
@@ -25,6 +27,9 @@ class Engine(Protocol):
 
     def add_insecure_port(self, address: str) -> int:
         """Binds `address` and returns its port. Raises RuntimeError when it cannot be had."""
+
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        """The same with TLS."""
 
     async def start(self) -> None: ...
 

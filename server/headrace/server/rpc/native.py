@@ -27,6 +27,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from headrace.server import errors
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING
+from headrace.server.rpc.guard import shown_in
 from headrace.server.rpc.service import CALLER, Begun, InferenceService, details_of, log_unexpected
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,10 @@ class NativeServer:
             raise RuntimeError(str(error)) from error
         return int(self._front.bound_port)
 
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        """Refused by the settings before it comes to this."""
+        raise RuntimeError(f"the native engine has no TLS: {address}")
+
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._folder = tempfile.mkdtemp(prefix="headrace-")
@@ -128,7 +133,9 @@ class NativeServer:
         try:
             name = caller if isinstance(caller, str) else caller.decode()
             metadata, _, remaining = details
-            begun = self._inference.begin_call(data, lambda: metadata, remaining, name)
+            begun = self._inference.begin_call(
+                data, lambda: metadata, remaining, name, lambda: shown_in(metadata)
+            )
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             self._fail(call, error)
             return

@@ -21,6 +21,8 @@ from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Engine, choose
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
+from headrace.server.rpc.tls import server_credentials
+from headrace.server.security.tls import Certificates
 from headrace.server.telemetry.watch import Watch
 from headrace.stream.v1 import stream_pb2 as stream_pb
 
@@ -123,6 +125,7 @@ def _handlers(inference: InferenceService, control: ControlService, watch: Watch
                 getattr(control, method.name, control.unsupported),
                 watch,
                 f"{_SERVICE.full_name}/{method.name}",
+                inference.guard,
             ),
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,
@@ -186,15 +189,20 @@ def _add_reflection(server: grpc.aio.Server) -> None:
         )
 
 
-def bind(server: Engine, host: str, port: int) -> int:
-    """Binds and returns the port. Raises ServerError when it cannot be had."""
+def bind(server: Engine, host: str, port: int, certificates: Certificates | None = None) -> int:
+    """Binds and returns the port, with TLS if there are `certificates`. Raises ServerError when it
+    cannot be had."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     message = (
         f"grpc: cannot listen on {address}: another server may be there already, or the address is "
         "not this machine's; choose with --host and --grpc-port (0 takes a free port)"
     )
+    bound: Any
     try:
-        bound: Any = server.add_insecure_port(address)
+        if certificates is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, server_credentials(certificates))
     except RuntimeError as error:
         raise ServerError(message) from error
     if bound == 0:

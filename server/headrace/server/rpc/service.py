@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,7 +19,10 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
 from headrace.server.rpc import codec
+from headrace.server.rpc.guard import Context, asked_by, shown_by
 from headrace.server.rpc.wire import Reader, WireRequest, delimited
+from headrace.server.security.access import Kind, Shown
+from headrace.server.security.guard import Guard, nothing_shown
 from headrace.server.streams.sequences import Sequences
 from headrace.server.telemetry.sampling import Metadata
 from headrace.server.telemetry.watch import Call, Watch
@@ -44,12 +48,6 @@ _calls_passed_on = count()
 
 _STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
-else:
-    Context = grpc.aio.ServicerContext
-
-
 # A message that could not be parsed is the error that says so.
 Received = WireRequest | errors.InvalidInput
 
@@ -73,9 +71,10 @@ class InferenceService:
     Messages are bytes on both sides.
     """
 
-    def __init__(self, sequences: Sequences, watch: Watch) -> None:
+    def __init__(self, sequences: Sequences, watch: Watch, guard: Guard | None = None) -> None:
         self._sequences = sequences
         self._watch = watch
+        self.guard = guard or Guard()
         self._reader = Reader()
         self._draining = False
         self.outcomes: Counter[str] = Counter()
@@ -94,17 +93,20 @@ class InferenceService:
         metadata: Callable[[], Metadata | None],
         remaining: float | None,
         caller: str,
+        shown: Callable[[], Shown] = nothing_shown,
     ) -> Begun:
         """Takes on a call of ModelInfer; raises the errors of the server's table, and counts them.
 
         `metadata` gives the caller's; `remaining` are the seconds of the call's deadline, None when
-        it has none; `caller` whom it comes from. What is begun ends by `finish` or `left`.
+        it has none; `caller` whom it comes from; `shown` gives what it shows of that. What is
+        begun ends by `finish` or `left`.
         """
         received = _received(self._reader, data)
         asked = _named_in(received)
-        call = self._watch.begin(MODEL_INFER, metadata, asked[0])
+        call = self._watch.begin(MODEL_INFER, metadata, lambda: asked[0])
         call.caller = caller
         try:
+            call.caller = caller = self._admitted("infer", received, shown) or caller
             return self._begin(received, call.arrival, remaining, caller, call)
         except Exception as error:
             self._watch.failed(call, error, *asked)
@@ -133,19 +135,35 @@ class InferenceService:
             self._watch.cancelled(begun.call, *_named_in(begun.wire))
 
     async def answer(
-        self, data: bytes, arrival: float, remaining: float | None, caller: str
+        self,
+        data: bytes,
+        arrival: float,
+        remaining: float | None,
+        caller: str,
+        shown: Callable[[], Shown] = nothing_shown,
     ) -> bytes:
         """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
         received = _received(self._reader, data)
+        caller = self._admitted("stream", received, shown) or caller
         return await self._finished(self._begin(received, arrival, remaining, caller, None))
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         try:
             remaining, caller = context.time_remaining(), caller_of(context)
-            begun = self.begin_call(data, context.invocation_metadata, remaining, caller)
+            shown = partial(shown_by, context)
+            begun = self.begin_call(data, context.invocation_metadata, remaining, caller, shown)
             return await self._finished(begun)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
+
+    def _admitted(self, kind: Kind, received: Received, shown: Callable[[], Shown]) -> str:
+        """Who asks, if the guard knows. Raises Unauthenticated, PermissionDenied; counts them."""
+        model = received.head.message.model_name if isinstance(received, WireRequest) else None
+        try:
+            return self.guard.check(kind, model, shown)
+        except errors.ServerError as error:
+            self.outcomes[errors.row_of(error).reason] += 1
+            raise
 
     def _begin(
         self,
@@ -182,6 +200,7 @@ class InferenceService:
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
         async with watched(self._watch, MODEL_STREAM_INFER, context):
+            await admit_stream(self.guard, context)
             stream = _Stream(self, context)
             self._streams.add(stream)
             try:
@@ -205,6 +224,8 @@ class _Stream:
         metadata = dict(context.invocation_metadata() or ())
         self._strict = metadata.get("triton_grpc_error") == "true"
         self._caller = caller_of(context)
+        shown = shown_by(context)
+        self._shown = lambda: shown
         self._window = asyncio.Semaphore(STREAM_WINDOW)
         self._writing = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
@@ -256,7 +277,9 @@ class _Stream:
         arrival = time.monotonic()
         try:
             remaining = self._context.time_remaining()
-            response = await self._service.answer(data, arrival, remaining, self._caller)
+            response = await self._service.answer(
+                data, arrival, remaining, self._caller, self._shown
+            )
             answer = _final(response)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             log_unexpected(error)
@@ -316,6 +339,14 @@ def caller_of(context: Context) -> str:
     return f"{peer}{next(_calls_passed_on)}" if peer == _PASSED_ON else peer
 
 
+async def admit_stream(guard: Guard, context: Context) -> None:
+    """Ends the call unless whoever makes it may open streams at all."""
+    try:
+        guard.check("stream", None, partial(shown_by, context))
+    except errors.ServerError as error:
+        await abort(context, error)
+
+
 def _final(response: bytes) -> bytes:
     """A serialized ModelInferResponse as the one and final answer to a request of a stream."""
     size = len(response) + len(_FINAL)
@@ -371,15 +402,20 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 
 def guarded(
-    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str
+    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str, guard: Guard
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     """A unary handler of `method`, which raises the errors of the table. `name`: in full."""
+    short = name.rpartition("/")[2]
 
     async def handler(request: Any, context: Context) -> Any:
         try:
             async with watched(watch, name, context):
                 if isinstance(request, errors.InvalidInput):
+                    guard.check("read", None, partial(shown_by, context))
                     raise request
+                asked = asked_by(short, request)
+                if asked is not None:
+                    guard.check(*asked, partial(shown_by, context))
                 return await method(request)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)

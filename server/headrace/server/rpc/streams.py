@@ -18,8 +18,16 @@ import grpc
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
 from headrace.server.rpc import stream_codec
-from headrace.server.rpc.service import Context, abort, caller_of, log_unexpected, watched
+from headrace.server.rpc.guard import Context, shown_by
+from headrace.server.rpc.service import (
+    abort,
+    admit_stream,
+    caller_of,
+    log_unexpected,
+    watched,
+)
 from headrace.server.rpc.stream_codec import encode_error, envelope
+from headrace.server.security.guard import Guard
 from headrace.server.streams.manager import LiveSession, SessionManager
 from headrace.server.telemetry.watch import Watch
 from headrace.stream.v1 import stream_pb2 as pb
@@ -34,19 +42,21 @@ _MOST_REPLIES = 1024
 class StreamService:
     """Answers SensorStream.Stream."""
 
-    def __init__(self, manager: SessionManager, watch: Watch) -> None:
+    def __init__(self, manager: SessionManager, watch: Watch, guard: Guard | None = None) -> None:
         self._manager = manager
         self._watch = watch
+        self._guard = guard or Guard()
         self._connections: set[_Connection] = set()
 
     async def stream(self, _: Any, context: Context) -> None:
         async with watched(self._watch, _METHOD, context):
+            await admit_stream(self._guard, context)
             await self._stream(context)
 
     async def _stream(self, context: Context) -> None:
         if self._manager.draining:
             await abort(context, errors.Draining("the server is shutting down"))
-        connection = _Connection(self._manager, context)
+        connection = _Connection(self._manager, context, self._guard)
         self._connections.add(connection)
         try:
             await connection.serve()
@@ -74,9 +84,11 @@ class StreamService:
 class _Connection:
     """One call."""
 
-    def __init__(self, manager: SessionManager, context: Context) -> None:
+    def __init__(self, manager: SessionManager, context: Context, guard: Guard) -> None:
         self._manager = manager
         self._context = context
+        self._guard = guard
+        self._shown = shown_by(context)
         self._caller = caller_of(context)
         self._sessions: dict[int, LiveSession] = {}
         self._replies: deque[bytes] = deque()
@@ -169,19 +181,29 @@ class _Connection:
                 "TOO_MANY_SESSIONS", "handle", f"expected at most {limit} sessions on a connection"
             )
         if command.HasField("open"):
-            asked = stream_codec.read_open(command.open, self._caller)
+            caller = self._admitted(command.open.model) or self._caller
+            asked = stream_codec.read_open(command.open, caller)
             live = self._manager.open(asked, self, handle)
             event = self._opened(live)
         else:
             resume = command.resume
             live = self._manager.resume(
-                resume.session_id, resume.resume_token, resume.delivery, self, handle
+                resume.session_id,
+                resume.resume_token,
+                resume.delivery,
+                self,
+                handle,
+                self._admitted,
             )
             event = self._resumed(live)
         if holder is not None:
             self._manager.detach(holder)  # told all, and its end not acknowledged
         self._sessions[handle] = live
         self._reply(handle, event.SerializeToString())
+
+    def _admitted(self, model: str) -> str:
+        """Who streams to `model`, if the guard knows. Raises Unauthenticated, PermissionDenied."""
+        return self._guard.check("stream", model, lambda: self._shown)
 
     def _opened(self, live: LiveSession) -> pb.Event:
         session = live.session
@@ -215,6 +237,7 @@ class _Connection:
             self._after_sending(live)
             return
         if kind == "chunk":
+            self._admitted(live.terms.recipe.model)  # what was allowed may have been withdrawn
             chunk = command.chunk
             timestamp = chunk.timestamp_ns if chunk.HasField("timestamp_ns") else None
             session.chunk(chunk.sequence, chunk.data, timestamp, now)

@@ -115,9 +115,16 @@ class SessionManager:
         return live
 
     def resume(
-        self, id_: bytes, token: bytes, delivery: int, connection: Connection, handle: int
+        self,
+        id_: bytes,
+        token: bytes,
+        delivery: int,
+        connection: Connection,
+        handle: int,
+        admit: Callable[[str], object] = lambda _: None,
     ) -> LiveSession:
-        """Hands the session to `connection`, whoever held it. Raises StreamRefused, Draining."""
+        """Hands the session to `connection`, whoever held it. Raises StreamRefused, Draining, and
+        what `admit` raises of the session's model."""
         self._check_draining()
         live = self._sessions.get(id_)
         # One answer to all that is wrong: which of it, is nobody's business.
@@ -128,6 +135,7 @@ class SessionManager:
                 "resume",
                 "expected the id and token of a living session; its time to live may be over",
             )
+        admit(live.terms.recipe.model)
         live.session.resume(delivery)
         if live.connection is not None:
             live.connection.taken(live)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 # W3C Trace Context, level 1, "traceparent": version, trace id, parent id, flags. What does not fit
@@ -89,14 +89,16 @@ class Sampling:
         self._left = -1
         self._models: dict[str, tuple[Rule, int]] = {}
 
-    def sample(self, traceparent: str, model: str = "") -> bool:
-        """Whether a call with this `traceparent` for `model`, empty for none, is traced."""
-        own = self._models.get(model) if self._models else None
-        rule, left = (self._rule, self._left) if own is None else own
+    def sample(self, traceparent: str, model: Callable[[], str] = str) -> bool:
+        """Whether a call with this `traceparent` is traced. `model` gives its model's name, empty
+        for none, and is asked only where some have rules of their own."""
+        name = model() if self._models else ""
+        own = name in self._models
+        rule, left = self.get(name)
         if not rule.samples(traceparent) or left == 0:
             return False
         if left > 0:
-            self.set(rule, left - 1, model if own is not None else "")
+            self.set(rule, left - 1, name if own else "")
         return True
 
     def get(self, model: str = "") -> tuple[Rule, int]:

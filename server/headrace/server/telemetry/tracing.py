@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from opentelemetry.trace import (
     Link,
@@ -47,10 +48,12 @@ class Tracing:
         self._tracer = tracer
         self.sampling = sampling
 
-    def begin(self, method: str, model: str, metadata: Metadata, arrival: float) -> Span | None:
+    def begin(
+        self, method: str, model: Callable[[], str], metadata: Metadata, arrival: float
+    ) -> Span | None:
         """The server span of a call, which is also the current one; None for most calls."""
         if not self.sampling.sample(traceparent_of(metadata), model):
-            CURRENT.set(None)  # calls that come in a group begin in one context
+            CURRENT.set(None)  # not all transports have a context for each call
             return None
         carrier = {key: value for key, value in metadata if isinstance(value, str)}
         span = self._tracer.start_span(

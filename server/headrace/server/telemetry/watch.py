@@ -29,7 +29,8 @@ Resolve = Callable[[str, str], tuple[str, str]]
 class Call:
     """One call: what came, when (of the monotonic clock), from whom; and its span, if it is traced.
 
-    It ends once, by one of Watch's methods.
+    It ends once, by one of Watch's methods. Without a `method` it is a part of a call that is
+    watched as a whole, and nothing is counted.
     """
 
     __slots__ = ("arrival", "caller", "method", "span")
@@ -55,9 +56,12 @@ class Watch:
         self._access_log = access_log
         self._counts_only = on and not access_log
 
-    def begin(self, method: str, metadata: Callable[[], Metadata | None], model: str = "") -> Call:
-        """`method` is a full name, package.Service/Method; `metadata` gives the caller's, and is
-        asked only where calls are traced; `model` what the caller calls it."""
+    def begin(
+        self, method: str, metadata: Callable[[], Metadata | None], model: Callable[[], str] = str
+    ) -> Call:
+        """`method` is a full name, package.Service/Method. `metadata` gives the caller's, and is
+        asked only where calls are traced; `model` gives the model's name in the caller's words, and
+        is asked only where models are traced by rules of their own."""
         arrival = time.monotonic()
         if self.tracing is None:
             return Call(method, arrival, None)
