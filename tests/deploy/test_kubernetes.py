@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -120,6 +121,17 @@ def test_a_pod_may_do_nothing_but_serve(overlay: str) -> None:
     ]
     sources = [len(volume) - 1 for volume in pod["volumes"]]
     assert sources == [1] * len(sources), "a volume has one source"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_variables_are_known_where_they_are_used(overlay: str) -> None:
+    """Kubernetes fills in `$(NAME)` only from what stands before it."""
+    (container,) = only(overlay, "Deployment")["spec"]["template"]["spec"]["containers"]
+    before: set[str] = set()
+    for variable in container["env"]:
+        assert set(re.findall(r"\$\((\w+)\)", variable.get("value", ""))) <= before
+        before.add(variable["name"])
+    assert "POD_NAME" in before
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
