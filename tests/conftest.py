@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-# Turns of the event loop that a task which was told to end may take to do so.
+# Turns of the event loop that a task which was told to end may take to do so; and then seconds, for
+# one that a thread of a library's own has to end first.
 _TURNS = 100
+_PATIENCE = 5.0
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +27,15 @@ async def _watched_tasks() -> AsyncIterator[None]:
     """Set up before all other fixtures of the test, so its end comes after theirs."""
     before = asyncio.all_tasks()
     yield
-    for _ in range(_TURNS):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            return
-        await asyncio.sleep(0)
+    end = asyncio.get_running_loop().time() + _PATIENCE
+    turn = 0
+    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        if turn > _TURNS and asyncio.get_running_loop().time() > end:
+            break
+        turn += 1
+        await asyncio.sleep(0 if turn < _TURNS else 0.01)
+    else:
+        return
     names = sorted(str(task.get_coro()) for task in left)
     pytest.fail(f"the test left {len(left)} tasks behind: {', '.join(names[:5])}")
 

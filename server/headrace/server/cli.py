@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=pathlib.Path,
         metavar="MODEL_OR_REPOSITORY",
-        help="an .onnx file, a model folder, or a repository of models",
+        help="an .onnx file, a model folder, or a repository of models; NAME=PATH names one model",
     )
     serve.add_argument("--config", type=pathlib.Path, help="a TOML file with any of these settings")
     _add_settings(serve)

@@ -23,7 +23,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: list[pathlib.Path] = Field(
-        min_length=1, description=".onnx files, model folders, or repositories of models"
+        min_length=1,
+        description=".onnx files, model folders, or repositories of models; NAME=PATH calls one "
+        "model NAME",
     )
     follow_links: bool = Field(
         default=False,

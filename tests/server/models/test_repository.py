@@ -63,6 +63,39 @@ def test_several_paths(tmp_path: pathlib.Path) -> None:
     assert sorted(Catalogue(paths).sources()) == ["a", "b", "c"]
 
 
+def test_a_name_may_be_given(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "net/1/model.onnx", "net.onnx")
+    paths = [pathlib.Path(f"one={tmp_path}/net"), pathlib.Path(f"two={tmp_path}/net.onnx")]
+    sources = Catalogue(paths).sources()
+    assert {name: source.path.name for name, source in sources.items()} == {
+        "one": "net",
+        "two": "net.onnx",
+    }
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path: pathlib.Path) -> None:
+    folder = touch(tmp_path, "a=b/1/model.onnx") / "a=b"
+    assert list(Catalogue([folder]).sources()) == ["a=b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("one={}/r", "MODEL: one={}/r: expected one model after the name (an .onnx file or a model "
+         "folder), got a folder that holds net"),
+        ("one={}/gone", "MODEL: one={}/gone: expected one model after the name (an .onnx file or a "
+         "model folder), got nothing there"),
+        ("one={}/note.txt", "MODEL: one={}/note.txt: expected one model after the name (an .onnx "
+         "file or a model folder), got another file"),
+        ("={}/r/net", "MODEL: expected NAME=PATH with a name without '/', got ={}/r/net"),
+        ("a/b={}/r/net", "MODEL: expected NAME=PATH with a name without '/', got a/b={}/r/net"),
+    ],
+)  # fmt: skip
+def test_a_name_for_what_is_not_one_model(tmp_path: pathlib.Path, given: str, said: str) -> None:
+    touch(tmp_path, "r/net/1/model.onnx", "note.txt")
+    assert refused(pathlib.Path(given.format(tmp_path))) == said.format(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [("x/net.onnx", "y/net.onnx"), ("x/net.onnx", "net"), ("x/net.onnx", "r"), ("net", "r")],

@@ -86,8 +86,9 @@ class Catalogue:
     """Everything that can be loaded, from all the paths the user named."""
 
     def __init__(self, paths: Sequence[pathlib.Path], *, follow_links: bool = False) -> None:
-        """`follow_links`: also out of what was named. Raises ConfigurationError for a path that
-        holds no model, or two models of one name."""
+        """`paths`: each a file, a folder, or NAME=PATH, which calls one model NAME. `follow_links`:
+        also out of what was named. Raises ConfigurationError for a path that holds no model, or
+        two models of one name."""
         self._follow_links = follow_links
         self._fixed: dict[str, ModelSource] = {}
         self._repositories: list[Repository] = []
@@ -110,6 +111,8 @@ class Catalogue:
             if path.suffix != ".onnx":
                 raise ConfigurationError(f"MODEL: expected an .onnx file or a folder, got {path}")
             self._fix(path.stem, path, path.resolve().parent)
+        elif not path.exists() and "=" in str(path):
+            self._add_named(*str(path).split("=", 1))
         elif not path.is_dir():
             raise ConfigurationError(f"MODEL: no such file or folder: {path}")
         elif _is_model(path):
@@ -121,6 +124,22 @@ class Catalogue:
             raise ConfigurationError(
                 f"MODEL: {path} is neither a model folder (<version>/model.onnx) nor a repository "
                 f"of them: it holds {_contents(path)}"
+            )
+
+    def _add_named(self, name: str, place: str) -> None:
+        path = pathlib.Path(place)
+        if not name or "/" in name:
+            raise ConfigurationError(
+                f"MODEL: expected NAME=PATH with a name without '/', got {name}={place}"
+            )
+        if path.is_dir() and _is_model(path):
+            self._fix(name, path, path)
+        elif path.is_file() and path.suffix == ".onnx":
+            self._fix(name, path, path.resolve().parent)
+        else:
+            raise ConfigurationError(
+                f"MODEL: {name}={place}: expected one model after the name (an .onnx file or a "
+                f"model folder), got {_what_is(path)}"
             )
 
     def _fix(self, name: str, path: pathlib.Path, root: pathlib.Path) -> None:
@@ -141,6 +160,12 @@ def _warn_of_hidden_models(path: pathlib.Path) -> None:
     if hidden:
         names = ", ".join(hidden)
         _log.warning("%s is served as one model; the models in it are not: %s", path, names)
+
+
+def _what_is(path: pathlib.Path) -> str:
+    if path.is_dir():
+        return f"a folder that holds {_contents(path)}"
+    return "another file" if path.exists() else "nothing there"
 
 
 def _contents(path: pathlib.Path) -> str:
