@@ -124,9 +124,17 @@ def candidates(options: SessionOptions) -> list[Layout]:
     return [Layout(replace(options, intra_op_threads=n), _fitting(n)) for n in threads]
 
 
-def choose(plan: Plan) -> Plan:
-    """`plan` with the main and the lone layout that its measurements suggest."""
+def choose(plan: Plan, *, guessed: bool = False) -> Plan:
+    """`plan` with the main and the lone layout that its measurements suggest.
+
+    guessed: inputs have dimensions whose usual size is not known. What was measured at some small
+    size says little about larger rows. So the main layout is the one that nearly always has the
+    highest rate, of one thread each, and that of most threads is kept for requests to tell.
+    """
     by_threads = sorted(plan.measured, key=lambda m: m.layout.session.intra_op_threads)
+    if guessed:
+        main, lone = by_threads[0], by_threads[-1]
+        return replace(plan, main=main.layout, lone=None if lone is main else lone.layout)
     main = lone = by_threads[0]
     for other in by_threads[1:]:
         if other.rate > _CLEARLY_FASTER * main.rate:
