@@ -38,9 +38,14 @@ class ControlService:
         self, registry: Registry, is_ready: Callable[[], bool], sampling: Sampling | None = None
     ) -> None:
         """`sampling`: of traces; None where none are sent."""
-        self.registry = registry
+        self._registry = registry
         self._is_ready = is_ready
         self._sampling = sampling
+
+    @property
+    def registry(self) -> Registry:
+        """Whose models it tells of."""
+        return self._registry
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -50,7 +55,7 @@ class ControlService:
 
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
-            self.registry.get(request.name, request.version)
+            self._registry.get(request.name, request.version)
         except (ModelNotFound, ModelUnavailable):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
@@ -61,34 +66,34 @@ class ControlService:
         )
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        spec = self.registry.get(request.name, request.version).spec
+        spec = self._registry.get(request.name, request.version).spec
         return pb.ModelMetadataResponse(
             name=spec.name,
-            versions=self.registry.versions(spec.name),
+            versions=self._registry.versions(spec.name),
             platform=PLATFORM,
             inputs=[_metadata(tensor) for tensor in spec.inputs if not tensor.state],
             outputs=[_metadata(tensor) for tensor in spec.outputs if not tensor.state],
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        model = self.registry.get(request.name, request.version)
+        model = self._registry.get(request.name, request.version)
         return pb.ModelConfigResponse(config=effective_config(model))
 
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest
     ) -> pb.ModelStatisticsResponse:
         if request.name:
-            chosen = self.registry.get(request.name, request.version)
-            names = [request.version or v for v in self.registry.versions(request.name)]
-            models = [self.registry.get(request.name, v) for v in dict.fromkeys(names)] or [chosen]
+            chosen = self._registry.get(request.name, request.version)
+            names = [request.version or v for v in self._registry.versions(request.name)]
+            models = [self._registry.get(request.name, v) for v in dict.fromkeys(names)] or [chosen]
         else:
-            models = self.registry.ready_models()
+            models = self._registry.ready_models()
         return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest
     ) -> pb.RepositoryIndexResponse:
-        entries = await asyncio.to_thread(self.registry.index)
+        entries = await asyncio.to_thread(self._registry.index)
         response = pb.RepositoryIndexResponse()
         for entry in entries:
             if entry.state == READY or not request.ready:
@@ -107,7 +112,7 @@ class ControlService:
                 f"parameter '{files[0]}': model files are read from the repository, not from calls"
             )
         config = request.parameters["config"].string_param if "config" in request.parameters else ""
-        await self.registry.load(name, config or None)
+        await self._registry.load(name, config or None)
         answer = pb.RepositoryModelLoadResponse
         return answer.FromString(_kserve_answer(name)) if kserve else answer()
 
@@ -115,7 +120,7 @@ class ControlService:
         self, request: pb.RepositoryModelUnloadRequest
     ) -> pb.RepositoryModelUnloadResponse:
         name, kserve = _model_of(request)
-        await self.registry.unload(name)
+        await self._registry.unload(name)
         answer = pb.RepositoryModelUnloadResponse
         return answer.FromString(_kserve_answer(name)) if kserve else answer()
 
@@ -124,7 +129,7 @@ class ControlService:
 
     async def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
         if request.model_name:
-            self.registry.get(request.model_name)
+            self._registry.get(request.model_name)
         return trace_setting(self._sampling, request)
 
     async def unsupported(self, request: Any) -> Any:
