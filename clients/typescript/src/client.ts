@@ -40,6 +40,9 @@ export interface ClientOptions {
   readonly retry?: Partial<RetryPolicy>;
   /** Metadata of every call. */
   readonly headers?: Headers | Record<string, string>;
+  /** Sent with every call as a bearer token: over TLS, unless `tokenInPlainText` of the channel
+   * allows it without. */
+  readonly token?: string;
 }
 
 /** Options of calls that are no inference. */
@@ -64,7 +67,7 @@ export class Client {
 
   constructor(address = "127.0.0.1:8001", options: ClientOptions = {}) {
     this.#address = address;
-    this.#options = options;
+    this.#options = { ...options, headers: withToken(options) };
     this.#retry = retryPolicy(options.retry);
     this.#channel = openChannel(address, options.channel ?? {});
     this.#service = createClient(GRPCInferenceService, this.#channel.transport);
@@ -257,6 +260,29 @@ export class Client {
       ...(timeoutMs !== undefined && { timeoutMs: Math.max(1, Math.round(timeoutMs)) }),
     };
   }
+}
+
+// RFC 6750, b64token.
+const TOKEN = /^[A-Za-z0-9\-._~+/]+=*$/;
+
+/** The headers of every call, with the token if there is one. Throws TypeError for a token that
+ * would go out in plain text unasked, or that is none. */
+function withToken({ headers, token, channel }: ClientOptions): Headers {
+  const merged = new Headers(headers);
+  if (token === undefined) {
+    return merged;
+  }
+  if (!TOKEN.test(token)) {
+    throw new TypeError("token: expected letters, digits and -._~+/=, got something else");
+  }
+  if (channel?.tls === undefined && channel?.tokenInPlainText !== true) {
+    throw new TypeError(
+      "token: expected channel.tls with it, since others could read it on its way; " +
+        "channel.tokenInPlainText sends it all the same",
+    );
+  }
+  merged.set("authorization", `Bearer ${token}`);
+  return merged;
 }
 
 /** The messages of a stream. What the caller's iterable throws is kept for the caller: it ends the

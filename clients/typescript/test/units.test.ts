@@ -16,6 +16,7 @@ import {
 import {
   BadResponse,
   Cancelled,
+  Client,
   Code,
   fromBfloat16,
   fromFloat16,
@@ -207,5 +208,20 @@ test("when a call is tried again", () => {
 test("an address is host and port", () => {
   for (const wrong of ["", "http://a:1", "a:1/b", "a b:1"]) {
     assert.throws(() => openChannel(wrong, {}), /address: expected host:port/, wrong);
+  }
+});
+
+test("a token goes out encrypted, or where that is said to be well", async () => {
+  for (const channel of [{ tls: {} }, { tokenInPlainText: true }]) {
+    await new Client("127.0.0.1:1", { token: "a-b.c_d~e+f/g==", channel }).close();
+  }
+  assert.throws(() => new Client("127.0.0.1:1", { token: "secret" }), {
+    name: "TypeError",
+    message: /expected channel\.tls with it/,
+  });
+  for (const token of ["", "two words", "secret\n"]) {
+    assert.throws(() => new Client("127.0.0.1:1", { token, channel: { tls: {} } }), {
+      message: "token: expected letters, digits and -._~+/=, got something else",
+    });
   }
 });

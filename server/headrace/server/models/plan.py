@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass, replace
 
 from headrace.server.executors.cpus import usable_cpus
@@ -89,15 +90,19 @@ class Plan:
         return words
 
 
-def configured(options: ModelOptions, preferred: Provider) -> Plan:
+def configured(
+    options: ModelOptions, preferred: Provider, libraries: tuple[pathlib.Path, ...] = ()
+) -> Plan:
     """What `options` ask for; where they leave it open, a single-threaded executor per CPU.
+    `libraries` of custom operators are loaded with each session.
 
     Raises LoadFailed when the provider cannot be had.
     """
     provider = resolve(options.provider or preferred)
     threads = options.intra_op_threads or 1
     instances = options.instances or (_fitting(threads) if provider is Provider.CPU else 1)
-    session = SessionOptions(provider, threads, options.inter_op_threads or 1, options.device_id)
+    between, device = options.inter_op_threads or 1, options.device_id
+    session = SessionOptions(provider, threads, between, device, libraries)
     helpers = None
     if options.cpu_helpers and provider is Provider.CUDA:
         helpers = Layout(replace(session, provider=Provider.CPU), options.cpu_helpers)
