@@ -53,3 +53,21 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two nodes; gives the address of the first. Sockets have short names, so not in pytest's."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="ray") as name:
+        given = environment(pathlib.Path(name))
+        port = free_port()
+        common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+        try:
+            ray("start", "--head", f"--port={port}", "--include-dashboard=false", *common, env=given)
+            for _ in range(NODES - 1):
+                ray("start", f"--address=127.0.0.1:{port}", *common, env=given)
+            yield f"127.0.0.1:{port}"
+        finally:
+            ray("stop", "--force", env=given)

@@ -1,7 +1,9 @@
-"""`headrace batch`, as a process: what it computes, what it refuses, and that a kill harms nothing."""
+"""`headrace batch`: what it computes, what it refuses, and that a kill at any moment harms nothing."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import pathlib
 import random
@@ -9,19 +11,32 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from headrace.server.cli import main
 from support import models, server
 from support.server import PATIENCE
 
 ROWS, PER_PART = 600, 20
 
 
-def batch(*arguments: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
-    return server.run("batch", *arguments)
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def batch(*arguments: str | pathlib.Path) -> Ended:
+    """The command, in this process: a new one would load everything anew."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["batch", *map(str, arguments)])
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def done(*arguments: str | pathlib.Path) -> str:
