@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -108,7 +109,11 @@ def write_npz(answers: Answers, layout: Layout, file: IO[bytes]) -> None:
         empty = np.empty((0, *(0,) * dimensions), dtype)
         stacked = np.stack(rows) if rows else empty
         arrays[name] = stacked.astype(np.str_) if dtype == object else stacked
-    np.savez(file, allow_pickle=False, **arrays)
+    # As np.savez does, which cannot have an array called "file".
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def rows_in(path: pathlib.Path) -> int:

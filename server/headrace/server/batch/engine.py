@@ -39,7 +39,7 @@ class Engine:
     def __init__(self, registry: Registry, model: ServedModel, outputs: Sequence[str]) -> None:
         """Raises ConfigurationError for an output that the model does not have."""
         self._registry = registry
-        self._name, self._spec = model.spec.name, model.spec
+        self._name = model.spec.name
         names = tuple(outputs) or model.default_outputs
         for name in names:
             if name not in model.outputs:
@@ -91,7 +91,8 @@ class Engine:
 
     async def _ask(self, rows: Sequence[Row]) -> list[Sequence[Array]]:
         """The outputs of rows of one shape. Raises the errors of `infer` but Overloaded."""
-        gathered = [np.stack(arrays) if self.batched else arrays[0] for arrays in zip(*rows)]
+        columns = zip(*rows, strict=True)
+        gathered = [np.stack(arrays) if self.batched else arrays[0] for arrays in columns]
         inputs = [
             InputTensor(spec.name, spec.datatype, array)
             for spec, array in zip(self.inputs, gathered, strict=True)

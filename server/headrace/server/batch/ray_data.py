@@ -77,7 +77,7 @@ class Cluster:
             override_num_blocks=min(len(parts), _MOST_BLOCKS),
         ).map(
             _Actor,
-            fn_constructor_args=(ray.put(given),),
+            fn_constructor_args=(given,),
             concurrency=workers,
             num_cpus=self.cpus or max(1, min(computing) - 1),
             num_gpus=1 if job.provider == "cuda" else None,
@@ -98,10 +98,8 @@ class _Given:
 class _Actor:
     """A worker of its own process. Errors are answers: raised, Ray would try again."""
 
-    def __init__(self, given: Any) -> None:
-        import ray
-
-        self._given: _Given = ray.get(given)
+    def __init__(self, given: _Given) -> None:
+        self._given = given
         self._runner = asyncio.Runner()
         self._open = contextlib.AsyncExitStack()
         self._worker: Worker | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -22,6 +24,8 @@ _KEPT_ARRAYS = 8
 # What the only column of an .npy file is called.
 NPY_COLUMN = "data"
 _TEXT = np.dtype(object)
+# What NumPy raises of files that are not what they are called.
+_BROKEN = (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 class Table(Protocol):
@@ -142,8 +146,10 @@ class _Npy:
     def _array(self) -> Array:
         try:
             array: Array = np.load(self._path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except _BROKEN as error:
             raise InvalidInput(f"{self._path}: expected an array in .npy form: {error}") from None
+        if not isinstance(array, np.ndarray):
+            raise InvalidInput(f"{self._path}: expected an array in .npy form, got an archive")
         return _with_rows(array, str(self._path))
 
 
@@ -173,7 +179,7 @@ def _names_in(path: pathlib.Path) -> Sequence[str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive.files)
-    except (OSError, ValueError, AttributeError) as error:
+    except _BROKEN as error:
         raise InvalidInput(f"{path}: expected arrays in .npz form: {error}") from None
 
 
@@ -182,7 +188,7 @@ def _array_in(path: pathlib.Path, name: str) -> Array:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return _with_rows(archive[name], f"{path}, array '{name}'")
-    except (OSError, ValueError) as error:
+    except _BROKEN as error:
         raise InvalidInput(f"{path}: array '{name}' cannot be read: {error}") from None
 
 
@@ -196,7 +202,7 @@ def _with_rows(array: Array, where: str) -> Array:
     return array
 
 
-TABLES: dict[str, type[Table]] = {
+TABLES: dict[str, Callable[[pathlib.Path], Table]] = {
     ".csv": _Csv,
     ".tsv": _Csv,
     ".npy": _Npy,
