@@ -1,5 +1,5 @@
-"""A Ray cluster of several nodes that are all this machine. Prints its address and lasts until standard
-input ends. It ends what it has started and nothing else, which `ray stop` does not."""
+"""A Ray cluster of several nodes that are all this machine. Prints its address and lasts until
+standard input ends. It ends what it has started and nothing else, which `ray stop` does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(nodes: int, cpus: int) -> None:
     try:
         for _ in range(nodes - 1):
             cluster.add_node(**each)
-        print(cluster.address, flush=True)
+        print(cluster.address, flush=True)  # noqa: T201
         sys.stdin.read()
     finally:
         cluster.shutdown()

@@ -88,7 +88,9 @@ def cluster() -> Iterator[str]:
                 process.wait(PATIENCE)
 
 
-def eventually(holds: Callable[[], bool], process: subprocess.Popen[Any], log: pathlib.Path) -> None:
+def eventually(
+    holds: Callable[[], bool], process: subprocess.Popen[Any], log: pathlib.Path
+) -> None:
     end = time.monotonic() + PATIENCE
     while not holds():
         assert process.poll() is None, log.read_text()

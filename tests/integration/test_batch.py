@@ -1,4 +1,4 @@
-"""`headrace batch`: what it computes, what it refuses, and that a kill at any moment harms nothing."""
+"""`headrace batch`: what it computes, what it refuses, and that no kill harms anything."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def kill_once_more_is_there(
 
 
 def test_no_kill_loses_or_doubles_a_row(tmp_path: pathlib.Path) -> None:
-    """Several in a row, at any moment; then the end result is that of a run which was left alone."""
+    """Several in a row, at any moment; the end result is that of a run which was left alone."""
     pytest.importorskip("pyarrow")
     models.save(models.lab(), tmp_path / "lab.onnx")
     rng = np.random.default_rng(0)

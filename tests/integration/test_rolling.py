@@ -1,7 +1,7 @@
 """A rolling update under load: every server is replaced, and not one call fails.
 
 Behind a balancer, callers that never retry: HAProxy with the configuration that is given, its
-servers drained first as a preStop wait does in Kubernetes; Envoy with its own, servers that are just
+servers drained first as a preStop wait does in Kubernetes; Envoy with its own, its servers just
 told to stop. And without one: clients that balance by themselves over several addresses, and the
 client's own retries.
 """
@@ -30,7 +30,9 @@ from support.waiting import until
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 CONFIGURATION = DEPLOY / "haproxy" / "haproxy.cfg"
-ENVOY = shutil.which("envoy", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
+ENVOY = shutil.which(
+    "envoy", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+)
 CALLERS = 8
 SLOTS = ("one", "two")
 

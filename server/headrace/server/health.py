@@ -17,8 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 _OPTIONS = (("grpc.enable_http_proxy", 0),)  # a probe asks this machine or this network
 # Flags of TLS, and the variables that stand in for them: the command of an image's health check is
 # fixed, its environment is not.
-_FILES = {"ca": "HEADRACE_HEALTH_CA", "certificate": "HEADRACE_HEALTH_CERTIFICATE",
-          "key": "HEADRACE_HEALTH_KEY"}
+_FILES = {
+    "ca": "HEADRACE_HEALTH_CA",
+    "certificate": "HEADRACE_HEALTH_CERTIFICATE",
+    "key": "HEADRACE_HEALTH_KEY",
+}
 _SERVER_NAME = "HEADRACE_HEALTH_SERVER_NAME"
 
 

@@ -1,5 +1,5 @@
-"""Models as an application of Ray Serve: each replica is the engine of `headrace serve`, behind Ray's
-gRPC proxies.
+"""Models as an application of Ray Serve: each replica is the engine of `headrace serve`, behind
+Ray's gRPC proxies.
 
 The proxies pass requests on as the bytes that came, by `add_inference_to_server`, so that tensors
 are not parsed on the way; the replica answers with bytes and, for errors, with the status and the
@@ -119,7 +119,7 @@ async def _reply(work: Awaitable[bytes], context: Any) -> Reply:
 
 def _reading(name: str) -> Callable[[Replica, bytes, Any], Awaitable[Reply]]:
     async def method(self: Replica, data: bytes, grpc_context: Any) -> Reply:
-        return await _reply(self._read(name, data), grpc_context)  # noqa: SLF001 (its own method)
+        return await _reply(self._read(name, data), grpc_context)
 
     method.__name__ = name
     return method

@@ -122,9 +122,10 @@ def test_bad_rows_may_be_skipped_later_but_not_failed_later(folder: OutputFolder
 
 
 def test_one_run_at_a_time(folder: OutputFolder) -> None:
-    with folder.locked():
-        with pytest.raises(ConfigurationError, match="another headrace batch"), folder.locked():
-            pass
+    other = OutputFolder(folder.path, "parquet")
+    refused = pytest.raises(ConfigurationError, match="another headrace batch")
+    with folder.locked(), refused, other.locked():
+        pass
     with folder.locked():
         pass
 

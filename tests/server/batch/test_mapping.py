@@ -41,7 +41,11 @@ def test_a_model_that_is_not_batched() -> None:
 @pytest.mark.parametrize(
     ("chosen", "columns", "said"),
     [
-        ({}, ["id", "a"], r"input 'b': expected a column 'b' in every file, got 'id', 'a'; --input b="),
+        (
+            {},
+            ["id", "a"],
+            r"input 'b': expected a column 'b' in every file, got 'id', 'a'; --input b=",
+        ),
         ({"a": ("x",)}, ["a", "b"], "input 'a': expected a column 'x'"),
         ({"c": ("a",)}, ["a", "b"], "--input: expected one of 'a', 'b', got 'c'"),
         ({"a": ("p", "q")}, ["p", "q", "b"], r"2 columns make rows of shape \[2\], .* \[4\]"),

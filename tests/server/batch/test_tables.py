@@ -113,7 +113,7 @@ def test_arrays_that_are_no_rows(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "uneven.npz", a=np.zeros(2), b=np.zeros(3))
     for name, said in (
         ("one.npy", "got a single value"),
-        ("objects.npy", "Object arrays"),
+        ("objects.npy", "Python objects in dtype"),
         ("uneven.npz", "as many rows each"),
     ):
         with pytest.raises(InvalidInput, match=said):

@@ -1,4 +1,4 @@
-"""What a part's file holds: for each row that was computed its place, what was kept, the outputs."""
+"""What a part's file holds: for each computed row its place, what was kept, the outputs."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def write_npz(answers: Answers, layout: Layout, file: IO[bytes]) -> None:
             )
         empty = np.empty((0, *(0,) * dimensions), dtype)
         stacked = np.stack(rows) if rows else empty
-        arrays[name] = stacked.astype(np.str_) if dtype == object else stacked
+        arrays[name] = stacked.astype(np.str_) if dtype.kind == "O" else stacked
     # As np.savez does, which cannot have an array called "file".
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, array in arrays.items():

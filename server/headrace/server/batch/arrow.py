@@ -138,7 +138,7 @@ def nested_type(dtype: np.dtype[Any], dimensions: int) -> Any:
     """The Arrow type of rows with so many dimensions. `dtype`: object for text."""
     import pyarrow as pa
 
-    found = pa.string() if dtype == object else pa.from_numpy_dtype(dtype)
+    found = pa.string() if dtype.kind == "O" else pa.from_numpy_dtype(dtype)
     for _ in range(dimensions):
         found = pa.list_(found)
     return found
@@ -153,8 +153,7 @@ def nested(rows: Sequence[Array], kind: Any, dimensions: int) -> Any:
 
     if sum(row.size for row in rows) > _MOST_ELEMENTS:
         raise InvalidInput(
-            f"a part holds more than {_MOST_ELEMENTS} elements of one output: lower "
-            "--rows-per-part"
+            f"a part holds more than {_MOST_ELEMENTS} elements of one output: lower --rows-per-part"
         )
     innermost = kind
     for _ in range(dimensions):

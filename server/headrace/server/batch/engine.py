@@ -130,7 +130,7 @@ async def opened(job: Job) -> AsyncIterator[Engine]:
     try:
         await registry.load(source.name)
         model = registry.get(source.name)
-        # Nobody waits for these answers: what the configuration says of latency is for those who do.
+        # Nobody waits: what the configuration says of latency is for those who do.
         model.options = replace(model.options, timeout=None, latency_objective=None)
         yield Engine(registry, model, job.outputs)
     finally:

@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -82,8 +82,8 @@ class OutputFolder:
             lines = list(_differences(kept, asked))
             if lines:
                 raise ConfigurationError(
-                    f"{self.path} holds another run's output; choose another --output, or give what "
-                    "that run was given:\n" + "\n".join(lines)
+                    f"{self.path} holds another run's output; choose another --output, or give "
+                    "what that run was given:\n" + "\n".join(lines)
                 )
             if kept == asked:
                 return
@@ -119,7 +119,7 @@ class OutputFolder:
         report = self._report_of(part.number)
         return report.read_text().splitlines(keepends=True) if report.exists() else []
 
-    def finish(self, parts: Iterable[Part], rows_in: Callable[[pathlib.Path], int]) -> int:
+    def finish(self, parts: Sequence[Part], rows_in: Callable[[pathlib.Path], int]) -> int:
         """Once all parts are there: counts their rows, gathers what was skipped, writes the
         summary. Returns how many rows were skipped.
 
@@ -127,8 +127,8 @@ class OutputFolder:
         there twice.
         """
         lines: list[str] = []
-        rows = written = count = 0
-        for count, part in enumerate(parts, 1):
+        rows = written = 0
+        for part in parts:
             skipped = self._skipped_in(part)
             file = self.path / self.name_of(part.number)
             found = rows_in(file)
@@ -138,7 +138,7 @@ class OutputFolder:
             lines += skipped
         if lines:
             self._write(SKIPPED, lambda out: out.write("".join(lines).encode()))
-        summary = {"rows": rows, "written": written, "skipped": len(lines), "parts": count}
+        summary = {"rows": rows, "written": written, "skipped": len(lines), "parts": len(parts)}
         self._write(SUMMARY, lambda out: out.write(json.dumps(summary, indent=1).encode()))
         return len(lines)
 

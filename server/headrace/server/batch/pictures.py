@@ -33,7 +33,8 @@ def check_wanted(wanted: Wanted, options: ImageOptions) -> None:
     """Raises InvalidInput where no image can become this input."""
     if wanted.datatype == "BYTES":
         return
-    channels = wanted.shape[_layout(wanted)[0]] if len(wanted.shape) == 3 else 1
+    channel_axis, _, _ = _layout(wanted)
+    channels = wanted.shape[channel_axis] if len(wanted.shape) == 3 else 1
     target = DATATYPES[wanted.datatype].numpy
     if target.kind in "iu" and wanted.datatype != "BF16" and np.iinfo(target).max < 255:
         raise InvalidInput(f"input '{wanted.input}': {wanted.datatype} has no room for pixels")
@@ -54,8 +55,11 @@ def fit_images(files: Sequence[str], wanted: Wanted, options: ImageOptions) -> F
     for name in files:
         try:
             data = pathlib.Path(name).read_bytes()
-            rows.append(_bytes(data, wanted) if wanted.datatype == "BYTES" else
-                        _pixels(data, wanted, options))
+            rows.append(
+                _bytes(data, wanted)
+                if wanted.datatype == "BYTES"
+                else _pixels(data, wanted, options)
+            )
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             rows.append(Unfit(COLUMN, f"expected an image, got what cannot be read: {error}"))
     return rows

@@ -1,9 +1,9 @@
 """The engine `ray`: workers on the nodes of a Ray cluster, fed by Ray Data.
 
-A worker is an actor with a model of its own, which lays out its executors over the processors of its
-node. Parts are put into their places by the workers themselves, so all nodes must see the model, the
-input and the output under the same paths. What Ray does again after a failure of a node is harmless:
-a part is there whole or not at all, and the same whoever computes it.
+A worker is an actor with a model of its own, which lays out its executors over the processors of
+its node. Parts are put into their places by the workers themselves, so all nodes must see the
+model, the input and the output under the same paths. What Ray does again after a failure of a node
+is harmless: a part is there whole or not at all, and the same whoever computes it.
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ class Source:
         for name in job.keep:
             if name not in columns:
                 known = ", ".join(f"'{known}'" for known in columns) or "none"
-                raise ConfigurationError(f"--keep: expected columns of every file, {known}; got "
-                                         f"'{name}'")
+                raise ConfigurationError(
+                    f"--keep: expected columns of every file, {known}; got '{name}'"
+                )
         if job.form != "parquet":
             return Contents(columns, False, tuple((name, None) for name in job.keep))
         types = [table.types(job.keep) for table in tables]
@@ -58,7 +59,8 @@ class Source:
             for name, kind, expected in zip(job.keep, found, types[0], strict=True):
                 if kind != expected:
                     raise ConfigurationError(
-                        f"--keep: column '{name}' is {expected} in {self.files[0]}, {kind} in {file}"
+                        f"--keep: column '{name}': expected {expected} as in {self.files[0]}, got "
+                        f"{kind} in {file}"
                     )
         return Contents(columns, False, tuple(zip(job.keep, types[0], strict=True)))
 

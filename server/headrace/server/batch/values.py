@@ -177,7 +177,7 @@ def _from_text(text: str | None, wanted: Wanted) -> Array:
 
 
 def _scalar(text: str, datatype: str) -> bool | int | float:
-    kind = DATATYPES[datatype].numpy.kind if datatype != "BF16" else "f"
+    kind = _target(datatype).kind
     try:
         if kind == "b":
             return _TRUTHS[text.lower()]
@@ -209,32 +209,41 @@ def _strings(value: Any) -> Array:
 
 def _check_kind(dtype: np.dtype[Any], datatype: str) -> None:
     """Raises ValueError unless values of `dtype` may become `datatype`."""
-    wanted = "f" if datatype == "BF16" else DATATYPES[datatype].numpy.kind
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "O": "OSU"}[wanted]
+    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "O": "OSU"}[_target(datatype).kind]
     if dtype.kind not in allowed:
         raise ValueError(f"expected {datatype}, got {dtype.name} values")
 
 
 def _outside(values: Array, datatype: str) -> Array | None:
-    """Where `values` have no room in an integer `datatype`; None if all have."""
-    target = DATATYPES[datatype].numpy
-    if datatype == "BF16" or target.kind not in "iu" or np.can_cast(values.dtype, target):
+    """Where `values` have no room in `datatype`; None if all have. NaN and infinity have."""
+    target = _target(datatype)
+    if target.kind not in "iuf" or np.can_cast(values.dtype, target):
         return None
-    limits = np.iinfo(target)
-    outside: Array = np.zeros(values.shape, bool)
-    # Compared as Python's own integers where no common type holds both.
-    if values.dtype.kind == "i" and limits.min > np.iinfo(values.dtype).min:
+    if target.kind == "f":
+        with np.errstate(over="ignore"):
+            outside: Array = np.isinf(values.astype(target)) & np.isfinite(values)
+        return outside if outside.any() else None
+    limits, given = np.iinfo(target), np.iinfo(values.dtype)
+    outside = np.zeros(values.shape, bool)
+    # Only with what the type of the values can hold: no common type holds all others.
+    if limits.min > given.min:
         outside |= values < limits.min
-    if limits.max < np.iinfo(values.dtype).max:
+    if limits.max < given.max:
         outside |= values > limits.max
     return outside if outside.any() else None
 
 
 def _range_message(values: Array, datatype: str) -> str:
-    limits = np.iinfo(DATATYPES[datatype].numpy)
-    flat = [int(value) for value in np.ravel(values)]
-    wrong = next(value for value in flat if not limits.min <= value <= limits.max)
+    target = _target(datatype)
+    limits: Any = np.finfo(target) if target.kind == "f" else np.iinfo(target)
+    outside = _outside(values[np.newaxis], datatype)
+    assert outside is not None
+    wrong = values[np.newaxis][outside].ravel()[0]
     return f"expected {datatype} ({limits.min} to {limits.max}), got {wrong}"
+
+
+def _target(datatype: str) -> np.dtype[Any]:
+    return np.dtype(np.float32) if datatype == "BF16" else DATATYPES[datatype].numpy
 
 
 def _cast(values: Array, datatype: str) -> Array:
@@ -245,12 +254,14 @@ def _cast(values: Array, datatype: str) -> Array:
         return out.reshape(values.shape)
     if datatype == "BF16":
         return to_bfloat16(values)
-    return values.astype(DATATYPES[datatype].numpy, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # those are not used: they do not fit
+        return values.astype(DATATYPES[datatype].numpy, copy=False)
 
 
 def to_bfloat16(values: Array) -> Array:
     """The bits (uint16) of the nearest bfloat16, ties to even; a NaN stays one."""
-    single = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        single = np.asarray(values, np.float32)
     bits = single.view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return np.where(np.isnan(single), np.uint16(0x7FC0), rounded)
