@@ -4,13 +4,16 @@ standard input ends. It ends what it has started and nothing else, which `ray st
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
 
 def main(nodes: int, cpus: int) -> None:
-    each = {"num_cpus": cpus, "object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**each, "include_dashboard": False})
+    each: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": 100_000_000}
+    cluster: Any = Cluster(
+        initialize_head=True, head_node_args={**each, "include_dashboard": False}
+    )
     try:
         for _ in range(nodes - 1):
             cluster.add_node(**each)

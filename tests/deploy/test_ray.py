@@ -56,6 +56,8 @@ def environment() -> dict[str, str]:
     more = {
         "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Else a token is made in the user's home.
+        "RAY_AUTH_MODE": "disabled",
         # A machine that others fill is no reason to kill a worker.
         "RAY_memory_monitor_refresh_ms": "0",
     }
@@ -172,7 +174,7 @@ def test_serve(tmp_path: pathlib.Path, cluster: str) -> None:
             client.infer("double", {"x": np.zeros((1, 1))})
         with pytest.raises(Unimplemented):
             client.load_model("double")
-        endless = {
+        endless: dict[str, Any] = {
             "x": np.zeros((1, 1), np.float32),
             "steps": np.array([models.ENDLESS], np.int64),
             "index": np.zeros(1, np.int64),

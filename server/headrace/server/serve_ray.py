@@ -43,7 +43,7 @@ _READING = (
 def add_inference_to_server(servicer: Any, server: grpc.aio.Server) -> None:
     """For `grpc_servicer_functions` in Ray Serve's configuration: the unary methods of
     inference.GRPCInferenceService, bytes in and bytes out."""
-    handlers = {
+    handlers: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name))
         for name in ("ModelInfer", *_READING)
     }
@@ -136,5 +136,5 @@ def app(args: Mapping[str, Any]) -> Any:
     from ray import serve
 
     load_settings(args, None)  # what is wrong is said at once, not by each replica
-    deployment = serve.deployment(Replica, name="Headrace")
+    deployment: Any = serve.deployment(Replica, name="Headrace")
     return deployment.bind(dict(args))

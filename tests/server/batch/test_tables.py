@@ -23,7 +23,7 @@ def in_pieces(path: pathlib.Path, rows: int) -> tuple[list[list[Any]], list[int]
     table = open_table(path)
     names = table.columns()
     found: list[list[Any]] = [[] for _ in names]
-    sizes = []
+    sizes: list[int] = []
     for start, count, offset in table.pieces(rows):
         assert start == sum(sizes)
         sizes.append(count)

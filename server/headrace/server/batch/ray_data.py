@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,7 +53,7 @@ class Cluster:
 
         ours = not ray.is_initialized()
         if ours:
-            ray.init(address=self.address, log_to_driver=False, logging_level="warning")
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
         try:
             for row in self._dataset(job, contents, parts).iter_rows():
                 if row["error"]:
@@ -67,16 +68,18 @@ class Cluster:
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        listed: Any = ray.nodes
+        nodes = [node["Resources"].get("CPU", 0) for node in listed() if node["Alive"]]
         computing = [int(cpus) for cpus in nodes if cpus >= 1] or [1]
         workers = min(self.workers or len(computing), len(parts))
         _, source = find_model(job)
         given = _Given(job, contents, {part.number: part for part in parts}, model_digest(source))
+        actor: Any = _Actor  # Ray makes one for each worker
         return ray.data.from_items(
             [{"number": part.number} for part in parts],
             override_num_blocks=min(len(parts), _MOST_BLOCKS),
         ).map(
-            _Actor,
+            actor,
             fn_constructor_args=(given,),
             concurrency=workers,
             num_cpus=self.cpus or max(1, min(computing) - 1),
