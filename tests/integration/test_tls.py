@@ -145,6 +145,8 @@ def test_the_health_command_over_tls(
     certificate, key = authority.write_server(tmp_path)
     ca, own, own_key = (tmp_path / name for name in ("ca.crt", "probe.crt", "probe.key"))
     ca.write_bytes(authority.pem)
+    stranger = tmp_path / "stranger.crt"
+    stranger.write_bytes(Authority().pem)
     leaf = authority.client("probe")
     for file, pem in ((own, leaf.client_certificate), (own_key, leaf.client_key)):
         assert isinstance(pem, bytes)
@@ -161,7 +163,7 @@ def test_the_health_command_over_tls(
         port = up.grpc.rpartition(":")[2]
         name = ("--server-name=127.0.0.1", "--service=double")
         assert server.run("health", f"localhost:{port}", *flags, *name).stdout == "SERVING\n"
-        for wrong in ((), (f"--ca={ca}",), ("--tls",), (*flags, "--server-name=other.example")):
+        for wrong in ((), (f"--ca={ca}",), ("--tls",), (*flags, f"--ca={stranger}")):
             done = server.run("health", up.grpc, "--timeout=3", *wrong)
             assert (done.returncode, done.stdout) == (1, ""), wrong
 

@@ -67,7 +67,8 @@ class Cluster:
         import ray
 
         context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        context.enable_progress_bars = False  # ours is shown
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         listed: Any = ray.nodes
         nodes = [node["Resources"].get("CPU", 0) for node in listed() if node["Alive"]]
         computing = [int(cpus) for cpus in nodes if cpus >= 1] or [1]
@@ -81,10 +82,9 @@ class Cluster:
         ).map(
             actor,
             fn_constructor_args=(given,),
-            concurrency=workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=self.cpus or max(1, min(computing) - 1),
             num_gpus=1 if job.provider == "cuda" else None,
-            scheduling_strategy="SPREAD",
         )
 
 
