@@ -157,6 +157,26 @@ def test_files_of_every_kind(tmp_path: pathlib.Path, double: pathlib.Path) -> No
     assert again.startswith("10 of 10 rows")
 
 
+def test_a_bar_shows_how_far_it_is(
+    tmp_path: pathlib.Path, double: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, from where an earlier run has stopped."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    (tmp_path / "in.csv").write_text("x\n" + '"[1,2]"\n' * 5 + '[3]\n"[4,5]"\n')
+    flags = ("--format=npz", "--rows-per-part=5", "--on-error=skip", "--output", tmp_path / "out")
+    whole = batch(double, tmp_path / "in.csv", *flags)
+    assert whole.stdout.startswith("6 of 7 rows")
+    assert "0/7" in whole.stderr
+    (tmp_path / "out" / "part-000001.npz").unlink()
+    rest = batch(double, tmp_path / "in.csv", *flags)
+    assert rest.stdout == whole.stdout
+    assert "5/7" in rest.stderr
+    assert "7/7" in rest.stderr
+    assert "rows (1 skipped)" in rest.stderr
+    assert "0/7" not in rest.stderr
+
+
 def test_several_files_and_npz_out(tmp_path: pathlib.Path, double: pathlib.Path) -> None:
     (tmp_path / "in").mkdir()
     for name, rows in (("b", 3), ("a", 5), ("none", 0)):
