@@ -24,7 +24,9 @@ class OnnxService:
     @bentoml.api
     def infer(self, body: bytes, /) -> bytes:
         # A ready response: of plain bytes, BentoML would work out the media type each time anew.
-        return Response(save(self._onnx.run(load(body))), media_type="application/octet-stream")
+        answer = save(self._onnx.run(load(body)))
+        ready: Any = Response(answer, media_type="application/octet-stream")
+        return ready
 
 
 def batched(given: Arguments) -> type:
