@@ -104,7 +104,7 @@ def _main(connection: Connection, target: Target, every: float) -> None:
                 connection.send(b"")
                 began, seconds = connection.recv()
                 connection.send(_ask_evenly(ask, began, seconds, every).tobytes())
-        except (grpc.RpcError, http.client.HTTPException, TimeoutError) as error:
+        except (grpc.RpcError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             connection.send(f"{target.address}: {type(error).__name__}: {error}")
 
 
