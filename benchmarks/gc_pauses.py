@@ -112,8 +112,8 @@ def run(
 
 
 def show(results: dict[str, tuple[Measurement, list[Pause]]], seconds: float) -> None:
-    head = ("engine", "requests/s", "generation", "pauses", "median ms", "longest ms", "of the time")
-    table = Table(*head, "collected")
+    head = ("engine", "requests/s", "generation", "pauses", "median ms", "longest ms")
+    table = Table(*head, "of the time", "collected")
     for engine, (found, pauses) in results.items():
         for generation in range(3):
             took = [each.seconds for each in pauses if each.generation == generation]

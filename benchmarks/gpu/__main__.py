@@ -4,9 +4,9 @@
     cd benchmarks && python -m gpu --provider cpu --size tiny       # shows that it works
 
 For each model ONNX Runtime is called directly, in the ways of `limit.py`; then `headrace serve` is
-started on the same file and loaded by closed loops. What it reaches is told as a share of `run`, the
-same calls without a server, and of the best of all ways. The goals: 95 % of the limit at the best
-number of callers, and one caller's median within 10 % of a bare session's.
+started on the same file and loaded by closed loops. What it reaches is told as a share of each way
+and of the best. The goals: 95 % of the limit at the best number of callers, and one caller's median
+within 10 % of a bare session's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -62,10 +63,10 @@ class Found:
 
 def texts(rng: np.random.Generator) -> Feeds:
     """One text, of any of LENGTHS. The load test draws its inputs here as well."""
-    return text(1, int(rng.choice(LENGTHS)), rng)
+    return text(int(rng.choice(LENGTHS)), rng, 1)
 
 
-def text(rows: int, length: int, rng: np.random.Generator) -> Feeds:
+def text(length: int, rng: np.random.Generator, rows: int) -> Feeds:
     ids = rng.integers(1000, VOCABULARY, (rows, length))
     return {"input_ids": ids, "attention_mask": np.ones((rows, length), np.int64)}
 
@@ -74,7 +75,7 @@ def feeds_of(session: ort.InferenceSession, model: str) -> list[Callable[[int], 
     """What makes inputs of so many rows, for each kind of request that is as frequent as others."""
     rng = np.random.default_rng(0)
     if model == "transformer":
-        return [lambda rows, n=length: text(rows, n, rng) for length in LENGTHS]  # type: ignore[misc]
+        return [partial(text, length, rng) for length in LENGTHS]
     (x,) = session.get_inputs()
     return [lambda rows: {"x": rng.standard_normal((rows, *x.shape[1:]), np.float32)}]
 
@@ -100,7 +101,9 @@ def limits(path: Path, given: argparse.Namespace) -> tuple[list[Rate], float]:
     return found, bare
 
 
-def _replayed(path: Path, kinds: Sequence[Callable[[int], Feeds]], given: argparse.Namespace) -> list[Rate]:
+def _replayed(
+    path: Path, kinds: Sequence[Callable[[int], Feeds]], given: argparse.Namespace
+) -> list[Rate]:
     """By CUDA graphs: a session of its own for each shape, since a graph holds one."""
     best = []
     for kind in kinds:
@@ -137,7 +140,9 @@ def serving(path: Path, given: argparse.Namespace) -> Iterator[Target]:
         process.wait(60)
 
 
-def load(target: Target, model: str, callers: int, given: argparse.Namespace) -> tuple[float, float]:
+def load(
+    target: Target, model: str, callers: int, given: argparse.Namespace
+) -> tuple[float, float]:
     """Rows per second and the median seconds, by so many callers in a closed loop."""
     inputs = "gpu.__main__:texts" if model == "transformer" else "random"
     found = measure(
@@ -173,10 +178,9 @@ def show(results: Sequence[Found]) -> None:
     table = Table("rows/s", "way", "batch", "threads", "rate", "server at its best", "share")
     for each in results:
         for number, one in enumerate(each.limits):
-            share = f"{each.best / one.rate:.2f}"
-            best = f"{each.best:.0f}" if not number else ""
-            name = each.model if not number else ""
-            table.add_row(name, one.way, str(one.rows), str(one.threads), f"{one.rate:.0f}", best, share)
+            name, best = ("", "") if number else (each.model, f"{each.best:.0f}")
+            row = (name, one.way, str(one.rows), str(one.threads), f"{one.rate:.0f}", best)
+            table.add_row(*row, f"{each.best / one.rate:.2f}")
     console.print(table)
     table = Table("callers", *[str(callers) for callers in results[0].served])
     for each in results:
@@ -185,7 +189,8 @@ def show(results: Sequence[Found]) -> None:
     for each in results:
         share, slower = each.best / each.of(), each.served_seconds / each.bare_seconds
         console.print(
-            f"{each.model}: {share:.1%} of the limit ({_judged(share >= GOAL)} {GOAL:.0%}); one caller "
+            f"{each.model}: {share:.1%} of the limit ({_judged(share >= GOAL)} {GOAL:.0%}); "
+            "one caller "
             f"{each.served_seconds * 1e3:.2f} ms, a bare session {each.bare_seconds * 1e3:.2f} ms: "
             f"{slower:.2f} times ({_judged(slower <= LATENCY_GOAL)} {LATENCY_GOAL:.2f})"
         )

@@ -1,7 +1,8 @@
 """Models of random weights, made with onnx.helper: a CNN, a transformer and an MLP.
 
-What they answer means nothing; what they cost is what such a network costs. Each comes in two sizes:
-`full`, which is what is measured, and `tiny`, which shows on any machine that the programs work.
+What they answer means nothing; what they cost is what such a network costs. Each comes in two
+sizes: `full`, which is what is measured, and `tiny`, which shows on any machine that the programs
+work.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def transformer(path: Path, size: Size) -> None:
     bias = graph.add("Unsqueeze", bias, graph.constant([1, 2], np.int64))  # [batch, 1, 1, length]
     at = graph.add("Gather", graph.weights(VOCABULARY, hidden, fan_in=2), "input_ids")
     for _ in range(layers):
-        at = _normalized(graph, graph.add("Add", at, _attention(graph, at, bias, hidden, heads)), hidden)
+        mixed = _attention(graph, at, bias, hidden, heads)
+        at = _normalized(graph, graph.add("Add", at, mixed), hidden)
         inner = _dense(graph, at, hidden, 4 * hidden)
         inner = _dense(graph, _gelu(graph, inner), 4 * hidden, hidden)
         at = _normalized(graph, graph.add("Add", at, inner), hidden)

@@ -63,14 +63,8 @@ def test_every_way_that_a_cpu_has_gives_a_rate(session: Any, way: limit.Way) -> 
 
 
 @pytest.mark.parametrize("session", ["mlp"], indirect=True)
-def test_what_is_bound_computes_the_same(session: Any) -> None:
-    feeds = kinds(session)[0](2)
-    call = limit.runner(session, "bound", feeds, "cpu")
-    feeds["x"][:] = 3
-    call()  # reads what is in the arrays now
-    (right,) = session.run(None, feeds)
-    assert right[0].tolist() == right[1].tolist()
-    assert limit.latency(session, feeds, 0.01) > 0
+def test_a_bare_session_has_a_latency(session: Any) -> None:
+    assert 0 < limit.latency(session, kinds(session)[0](1), 0.01) < 60
 
 
 def test_kinds_that_are_as_frequent_share_the_time() -> None:

@@ -115,7 +115,7 @@ def _tiny() -> Model:
 
 
 def _relu(name: str, width: int, size: str) -> Model:
-    """Large tensors, and next to nothing computed: what is measured is how often they are copied."""
+    """Large tensors, and next to nothing computed: what is measured is how they are moved."""
 
     def make(path: Path) -> None:
         helper, types = _onnx().helper, _onnx().TensorProto

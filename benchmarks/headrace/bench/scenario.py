@@ -59,8 +59,9 @@ class StartQuestion(Spec):
 
 
 class GuardQuestion(Spec):
-    """Whether the server CPU per request of each side in `at_most`, as a multiple of that of the side
-    `base`, keeps to the bound given there; under `load`. Where not, the run ends with a failure."""
+    """Whether the server CPU per request of each side in `at_most`, as a multiple of that of the
+    side `base`, keeps to the bound given there; under `load`. Where not, the run ends with a
+    failure."""
 
     kind: Literal["guard"] = "guard"
     load: Load

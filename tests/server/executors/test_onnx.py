@@ -141,7 +141,9 @@ async def test_a_later_batch_leaves_an_earlier_answer_alone(
     assert values(second) != before
 
 
-@pytest.mark.parametrize("model", [graphs.identity(("batch", "n")), graphs.plus(1.0, ("batch", "n"))])
+@pytest.mark.parametrize(
+    "model", [graphs.identity(("batch", "n")), graphs.plus(1.0, ("batch", "n"))], ids=["same", "plus"]
+)
 @pytest.mark.parametrize("members", [1, 2])
 async def test_large_outputs_are_views_that_later_batches_leave_alone(
     start: Start, model: Any, members: int
