@@ -138,7 +138,7 @@ def latency(session: ort.InferenceSession, feeds: Feeds, seconds: float) -> floa
     """The median seconds of a `run` of one row by one thread."""
     for _ in range(WARM_UP):
         session.run(None, feeds)
-    took = []
+    took: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(took) < WARM_UP:
         began = time.perf_counter()

@@ -103,7 +103,7 @@ def _convolved(
 ) -> str:
     weights = graph.weights(out, channels, kernel, kernel, fan_in=channels * kernel**2)
     pads = [kernel // 2] * 4
-    shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
+    shape: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
     at = graph.add("Conv", at, weights, graph.zeros(out), **shape)
     return graph.add("Relu", at) if relu else at
 

@@ -138,4 +138,8 @@ def _asking(target: Target) -> Iterator[Ask]:
             request_serializer=pb.ServerLiveRequest.SerializeToString,
             response_deserializer=pb.ServerLiveResponse.FromString,
         )
-        yield lambda: call(pb.ServerLiveRequest(), timeout=_PATIENCE)
+
+        def live() -> None:
+            call(pb.ServerLiveRequest(), timeout=_PATIENCE)
+
+        yield live

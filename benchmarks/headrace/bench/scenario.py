@@ -70,12 +70,7 @@ class GuardQuestion(Spec):
 
 
 Question = Annotated[
-    LoadQuestion
-    | SearchQuestion
-    | CurveQuestion
-    | GoodputQuestion
-    | StartQuestion
-    | GuardQuestion,
+    LoadQuestion | SearchQuestion | CurveQuestion | GoodputQuestion | StartQuestion | GuardQuestion,
     Field(discriminator="kind"),
 ]
 

@@ -24,7 +24,9 @@ def main() -> None:
 async def serve(given: Arguments) -> None:
     about = metadata(given.name, declared(OnnxModel(given.model, threads=1).inputs))
     answers = {"ServerLive": YES, "ServerReady": YES, "ModelReady": YES, "ModelMetadata": about}
-    handlers = {name: grpc.unary_unary_rpc_method_handler(always(a)) for name, a in answers.items()}
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(always(a)) for name, a in answers.items()
+    }
     handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(echo)
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

@@ -34,8 +34,9 @@ def guard(
     names = {job.target.name for job in sides}
     if base not in names or len(names) < 2:
         note = f"FAIL: nothing to compare: {base} and {', '.join(at_most)} are not all there"
-        facts = {VERDICT: "fail"}
-        return Section(title=title, kind="versus", measurements=(), facts=facts, notes=(note,))
+        return Section(
+            title=title, kind="versus", measurements=(), facts={VERDICT: "fail"}, notes=(note,)
+        )
     taken = versus(sides, turns, measure, title=title)
     found = [_ratio(taken.measurements, side, base) for side in at_most]
     notes, passed = [], True

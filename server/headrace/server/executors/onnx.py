@@ -15,7 +15,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,14 +26,12 @@ import onnxruntime as ort
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
-from headrace.server.executors.buffers import Buffers
-from headrace.server.executors.in_place import LARGE, run_in_place
 from headrace.server.executors.layout import PLAIN, TensorLayout, rows_of
 from headrace.server.executors.padding import Padding
 from headrace.server.executors.session import Provider
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
-_KEPT_SIZES = 256
+_KEPT_KEYS = 16
 _NICE = 5
 
 
@@ -111,8 +110,7 @@ class OnnxExecutor:
         self._session = session
         self._loop = loop
         self._padding = padding
-        self._buffers = Buffers()
-        self._row_bytes: dict[Key, float] = {}  # of outputs; 0 where they must be copied
+        self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -161,31 +159,11 @@ class OnnxExecutor:
         padding = self._padding_of(batch)
         feeds = self._gather(key, batch, padding)
         gathered = time.perf_counter()
-        outputs = self._infer(key, batch.rows, feeds, options)
+        outputs = run_session(self._session, key, feeds, options)
         ran = time.perf_counter()
         results = _scatter(key, batch, outputs, padding)
         ended = time.perf_counter()
         return Completion(results, None, gathered - began, ran - gathered, ended - ran)
-
-    def _infer(
-        self, key: Key, rows: int, feeds: Sequence[Array], options: ort.RunOptions
-    ) -> list[Array]:
-        """Takes outputs in place where they are large, by the first batch of the key."""
-        row_bytes = self._row_bytes.get(key)
-        if row_bytes is not None and row_bytes * rows >= LARGE:
-            return run_in_place(self._session, key.outputs, _named(key, feeds), options)
-        outputs = run_session(self._session, key, feeds, options)
-        if row_bytes is None:
-            if len(self._row_bytes) >= _KEPT_SIZES:
-                self._row_bytes.clear()
-            self._row_bytes[key] = self._viewable(key) * sum(o.nbytes for o in outputs) / rows
-        return outputs
-
-    def _viewable(self, key: Key) -> bool:
-        """Whether outputs of `key` can be taken in place: on the CPU, where there is no text."""
-        plain = self.kind.startswith(Provider.CPU.value) and not key.bfloat16
-        text = any(datatype == "BYTES" for _, datatype, _ in key.inputs)
-        return plain and not text and isinstance(self._session, ort.InferenceSession)
 
     def _padding_of(self, batch: Batch) -> Padding | None:
         """How to pad `batch`; None when all members fit its key, or run alone by their own wish."""
@@ -204,21 +182,19 @@ class OnnxExecutor:
         for index, (name, datatype, _) in enumerate(key.inputs):
             arrays = [payload.inputs[index] for payload in payloads]
             axis = key.layout.axis(name)
-            if datatype == "BYTES":
+            if datatype == "BYTES" or axis:
                 feeds.append(np.concatenate(arrays, axis))
                 continue
-            shape = [*arrays[0].shape]
-            shape[axis] = batch.rows
-            buffer = self._buffers.get((name, key.inputs), shape, arrays[0].dtype)
-            feeds.append(np.concatenate(arrays, axis, out=buffer))
+            buffer = self._buffers.get((name, key.inputs), arrays[0], batch.rows)
+            feeds.append(np.concatenate(arrays, out=buffer))
         return feeds
 
     def _gather_padded(self, key: Key, batch: Batch, padding: Padding) -> list[Array]:
         feeds = []
         for index, (name, _, dims) in enumerate(key.inputs):
             arrays = [request.payload.inputs[index] for request in batch.requests]
-            shape = (batch.rows, *dims)
-            buffer = self._buffers.get((name, key.inputs), shape, arrays[0].dtype)
+            like = np.empty((0, *dims), arrays[0].dtype)
+            buffer = self._buffers.get((name, key.inputs), like, batch.rows)
             at = 0
             for array in arrays:
                 padding.fill(name, buffer[at : at + len(array)], array)
@@ -239,6 +215,23 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
 
 
+class _Buffers:
+    """Arrays to gather into, one for each input of the keys seen last, grown when too small."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Array] = OrderedDict()
+
+    def get(self, key: Hashable, like: Array, rows: int) -> Array:
+        buffer = self._kept.get(key)
+        if buffer is None or len(buffer) < rows:
+            buffer = np.empty((rows, *like.shape[1:]), like.dtype)
+            self._kept[key] = buffer
+        self._kept.move_to_end(key)
+        if len(self._kept) > _KEPT_KEYS:
+            self._kept.popitem(last=False)
+        return buffer[:rows]
+
+
 def run_session(
     session: Session,
     key: Key,
@@ -249,8 +242,12 @@ def run_session(
 
     Raises whatever ONNX Runtime raises.
     """
+    constants = key.layout.constants
     if not key.bfloat16:
-        arrays: list[Array] = session.run(list(key.outputs), _named(key, feeds), options)
+        names = (name for name, _, _ in key.inputs)
+        arrays: list[Array] = session.run(
+            list(key.outputs), {**dict(zip(names, feeds, strict=True)), **constants}, options
+        )
         return arrays
     values = {
         name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
@@ -258,15 +255,10 @@ def run_session(
         else ort.OrtValue.ortvalue_from_numpy(array)
         for (name, datatype, _), array in zip(key.inputs, feeds, strict=True)
     }
-    for name, array in key.layout.constants.items():
+    for name, array in constants.items():
         values[name] = ort.OrtValue.ortvalue_from_numpy(array)
     outputs = session.run_with_ort_values(list(key.outputs), values, options)
     return [_to_numpy(value) for value in outputs]
-
-
-def _named(key: Key, feeds: Sequence[Array]) -> dict[str, Array]:
-    names = (name for name, _, _ in key.inputs)
-    return {**dict(zip(names, feeds, strict=True)), **key.layout.constants}
 
 
 def _to_numpy(value: Any) -> Array:
