@@ -125,7 +125,7 @@ def show(results: dict[str, tuple[Measurement, list[Pause]]], seconds: float) ->
                 row += [f"{sum(took) / (seconds + 1.0):.2%}"]
                 row += [str(sum(e.collected for e in pauses if e.generation == generation))]
             table.add_row(*row)
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def main() -> int:
