@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.bench.arrivals import schedule
-from headrace.bench.results import ClientUse, Distribution, Measurement, Report, Section
+from headrace.bench.results import ClientUse, Distribution, Measurement, Report, Section, ServerUse
 from headrace.bench.spec import ClosedLoad, Job, OpenLoad, RequestSpec, Target
 
 
@@ -69,6 +69,11 @@ def measurement(job: Job, latencies: Any = (0.001,), **changes: Any) -> Measurem
         ),
     }
     return Measurement(**fields | changes)
+
+
+def use(cpu_us: float) -> ServerUse:
+    """A server that took so many microseconds for each request."""
+    return ServerUse(cpu_seconds=1.0, cpu_us_per_request=cpu_us, peak_memory_mb=1.0, threads=1)
 
 
 def deterministic_server(job: Job, service: float) -> Measurement:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.fakes import measurement
+from bench.fakes import measurement, use
 from headrace.bench import scenario
 from headrace.bench.errors import BenchError
 from headrace.bench.models import PROVIDERS, Model
@@ -32,10 +32,10 @@ def test_every_scenario_can_be_run(name: str) -> None:
         assert {request.model for request in job.requests} == {each.model}
 
 
-def test_the_issue_names_these() -> None:
+def test_these_are_there() -> None:
     assert set(scenario.names()) == {
         "tiny", "magika", "ocr-classify", "ocr-recognise", "embeddings", "vad-streams", "burst",
-        "mixed-shapes", "overload", "cold-start",
+        "mixed-shapes", "overload", "cold-start", "large-600k", "large-16m", "guard",
     }  # fmt: skip
 
 
@@ -179,6 +179,31 @@ def test_a_cold_start_starts_each_side_anew(monkeypatch: pytest.MonkeyPatch) -> 
     assert missing.title == "b: not measured"
     assert [(job.load, job.warm_up) for job in seen] == [(ClosedLoad(), 0.0)] * 2
     assert [target.name for target in found.targets] == ["a"]
+
+
+GUARD = {
+    "kind": "guard",
+    "load": {"kind": "closed", "callers": 2},
+    "base": "a",
+    "at_most": {"b": 2.0},
+}
+
+
+def test_a_guard_holds_a_side_to_its_bound() -> None:
+    def measure(job: Job) -> Measurement:
+        return measurement(job, server=use(100.0 if job.target.name == "a" else 190.0))
+
+    found = carry_out(made(GUARD), MODEL, measure, serve=Servers(), prove=right)
+    (section,) = found.sections
+    assert section.facts == {"guard": "pass"}
+    assert [m.target for m in section.measurements] == ["a", "b", "b", "a"]
+    assert {m.load["callers"] for m in section.measurements} == {2}
+
+
+def test_a_guard_whose_base_cannot_be_had_fails() -> None:
+    found = carry_out(made(GUARD), MODEL, measurement, serve=Servers("a"), prove=right)
+    assert found.sections[0].facts == {"guard": "fail"}
+    assert "no wheel" in found.sections[1].notes[0]
 
 
 def test_sensor_streams_are_asked_of_headrace_alone() -> None:

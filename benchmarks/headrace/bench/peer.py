@@ -223,8 +223,11 @@ def _about(plan: _Plan, running: _Running) -> dict[str, Any]:
         "words": plan.chosen.words,
         "settings": dict(plan.chosen.settings),
         "differs": list(plan.peer.differs),
+        "ready": plan.peer.ready,
         "ready_seconds": running.seconds,
     }
+    if not plan.peer.computes:
+        about["computes"] = False
     if plan.inputs is not None:
         about["inputs"] = plan.inputs
     if running.starts > 1:

@@ -72,6 +72,7 @@ class Peer(Spec):
     ready: str = Field(pattern="^(model|/.*)$")
     ports: PositiveInt = 1
     start_seconds: PositiveFloat = 120.0
+    computes: bool = True
     differs: tuple[str, ...]
     configurations: dict[str, Configuration]
 

@@ -101,6 +101,7 @@ class Measurement(Result):
     server: ServerUse | None
     client: ClientUse
     warnings: tuple[str, ...] = ()
+    pulse: Distribution | None = None  # of small calls beside the load
 
 
 class Ratio(Result):

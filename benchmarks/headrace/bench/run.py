@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from headrace.bench.loads import Share
 from headrace.bench.own_use import client_use
 from headrace.bench.prepare import Requests, prepare, probe
 from headrace.bench.progress import Phase, Progress
+from headrace.bench.pulse import Pulse
 from headrace.bench.recorder import Recorder, Rows
 from headrace.bench.results import Measurement
 from headrace.bench.spec import ClosedLoad, Job, SensorLoad, TraceLoad
@@ -48,11 +49,14 @@ def measure(job: Job, watch: Watcher | None = None) -> Measurement:
         probe(job, requests)
     server = ServerWatch(job.target.pid) if job.target.pid is not None else None
     assignments = [_assignment(job, requests, number) for number in range(job.processes)]
-    with (
-        closing(Statistics(job.target, [request.model for request in job.requests])) as statistics,
-        Fleet(assignments) as fleet,
-    ):
-        return _Run(job, fleet, server, statistics, watch or _nobody).measure()
+    with ExitStack() as stack:
+        statistics = Statistics(job.target, [request.model for request in job.requests])
+        stack.enter_context(closing(statistics))
+        fleet = stack.enter_context(Fleet(assignments))
+        found = _Run(job, fleet, server, statistics, watch or _nobody)
+        if job.pulse is not None:
+            found.pulse = stack.enter_context(Pulse(job.target, job.pulse))
+        return found.measure()
 
 
 def _assignment(job: Job, requests: Requests, number: int) -> Assignment:
@@ -101,6 +105,7 @@ class _Run:
         self._until = [-math.inf] * len(fleet)
         self._cpu_seconds = [0.0] * len(fleet)
         self._shown = 0
+        self.pulse: Pulse | None = None
 
     def measure(self) -> Measurement:
         transport = self._fleet.ready()
@@ -150,6 +155,8 @@ class _Run:
         self._shown = 0
         recorder = Recorder(began, seconds)
         self._fleet.tell(Begin(job.load, began, seconds, job.seed, self._grace))
+        if self.pulse is not None:
+            self.pulse.begin(began, seconds)
         self._follow(recorder, "measure", seconds, began)
         self._statistics.ask()
         if self._server is not None:
@@ -229,6 +236,7 @@ class _Run:
             intervals=recorder.intervals(),
             batches=self._statistics.batches(),
             server=self._server.use(ended) if self._server is not None else None,
+            pulse=self.pulse.found() if self.pulse is not None else None,
             client=client_use(self._cpu_seconds, job.duration, totals, transport, is_open=is_open),
             warnings=tuple(warnings),
         )

@@ -58,8 +58,19 @@ class StartQuestion(Spec):
     kind: Literal["start"] = "start"
 
 
+class GuardQuestion(Spec):
+    """Whether the server CPU per request of each side in `at_most`, as a multiple of that of the
+    side `base`, keeps to the bound given there; under `load`. Where not, the run ends with a
+    failure."""
+
+    kind: Literal["guard"] = "guard"
+    load: Load
+    base: str
+    at_most: dict[str, PositiveFloat] = Field(min_length=1)
+
+
 Question = Annotated[
-    LoadQuestion | SearchQuestion | CurveQuestion | GoodputQuestion | StartQuestion,
+    LoadQuestion | SearchQuestion | CurveQuestion | GoodputQuestion | StartQuestion | GuardQuestion,
     Field(discriminator="kind"),
 ]
 
@@ -68,7 +79,8 @@ class Scenario(Spec):
     """A scenario file. `model` is one of headrace.bench.models, and a request that names none asks
     for it. `peers` are who is measured unless the command line says otherwise, the first against
     the others: "headrace", "pytriton", or with a configuration "pytriton:tuned". `turns` is how
-    often sides alternate. `short` overrides any of the others for a run in a minute or so."""
+    often sides alternate. `pulse` asks for small calls beside the load, so many seconds apart.
+    `short` overrides any of the others for a run in a minute or so."""
 
     about: str
     model: str
@@ -80,6 +92,7 @@ class Scenario(Spec):
     warm_up: Literal["auto"] | NonNegativeFloat = "auto"
     turns: PositiveInt = 6
     processes: PositiveInt = 1
+    pulse: PositiveFloat | None = None
     short: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -116,6 +129,7 @@ class Scenario(Spec):
                 "duration": self.duration,
                 "warm_up": self.warm_up,
                 "processes": self.processes,
+                "pulse": self.pulse,
                 "seed": seed,
             }
         )

@@ -18,6 +18,7 @@ from headrace.bench.peer_check import WrongAnswer, check, reference
 from headrace.bench.questions import Measure, under
 from headrace.bench.questions.curve import curve, saturation
 from headrace.bench.questions.goodput import goodput
+from headrace.bench.questions.guard import guard
 from headrace.bench.questions.search import Objective, SearchOptions, search
 from headrace.bench.questions.start import start
 from headrace.bench.questions.versus import versus
@@ -26,6 +27,7 @@ from headrace.bench.results import Section
 from headrace.bench.scenario import (
     CurveQuestion,
     GoodputQuestion,
+    GuardQuestion,
     LoadQuestion,
     Question,
     Scenario,
@@ -90,7 +92,7 @@ def served(side: Side, model: Model) -> Iterator[Target]:
 def proven(scenario: Scenario, model: Model, target: Target) -> str:
     """Compares one answer of `target` with ONNX Runtime's own: "" where they agree, else what is
     wrong. A model that keeps state has no answer of its own to a request, and is taken on trust."""
-    if scenario.protocol == "sensor" or model.settings:
+    if scenario.protocol == "sensor" or model.settings or not target.about.get("computes", True):
         return ""
     request = scenario.requests[0]
     inputs = samples(request, metadata(target, request), 1, np.random.default_rng(0))[0]
@@ -211,6 +213,10 @@ def _answers(
         for load in question.loads:
             title = f"{load_words(load.model_dump())}"
             yield versus([under(job, load) for job in jobs], turns, measure, title=title)
+    elif isinstance(question, GuardQuestion):
+        title = f"what a request costs, {load_words(question.load.model_dump())}"
+        under_load = [under(job, question.load) for job in jobs]
+        yield guard(under_load, question.base, question.at_most, turns, measure, title=title)
     elif isinstance(question, CurveQuestion):
         yield from curve(jobs, measure, question.shares)
     else:

@@ -131,7 +131,8 @@ class Target(Spec):
 
 
 class Job(Spec):
-    """One load on one target. `warm_up` is "auto" (until the latency is stable) or seconds."""
+    """One load on one target. `warm_up` is "auto" (until the latency is stable) or seconds.
+    `pulse` asks for small calls beside the load, so many seconds apart (see `pulse`)."""
 
     target: Target
     load: Load
@@ -139,4 +140,5 @@ class Job(Spec):
     duration: PositiveFloat = 10.0
     warm_up: Literal["auto"] | NonNegativeFloat = "auto"
     processes: PositiveInt = 1
+    pulse: PositiveFloat | None = None
     seed: int = 0

@@ -68,6 +68,10 @@ class ServerWatch:
             energy_joules=self._spent,
         )
 
+    def memory(self) -> float:
+        """Bytes in memory now."""
+        return _memory(self._processes())
+
     def _processes(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             return [self._root, *self._root.children(recursive=True)]

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve.model_server import args as flags
 from kserve.utils.numpy_codec import from_np_dtype
 from kserve.utils.utils import generate_uuid
-from onnx_peer import Arguments, OnnxModel, Tensors, arguments, declared
+from onnx_peer import LARGEST_MESSAGE, Arguments, OnnxModel, Tensors, arguments, declared
 
 
 class Predictor(Model):
@@ -72,6 +73,7 @@ def main() -> None:
     given = arguments()
     predictor = ThreadedPredictor if given.settings.get("executor") else Predictor
     grpc, http = given.ports
+    flags.grpc_max_receive_message_length = flags.grpc_max_send_message_length = LARGEST_MESSAGE
     logs = bool(given.settings.get("latency_log", True))
     server = ModelServer(http_port=http, grpc_port=grpc, enable_latency_logging=logs)
     server.start([predictor(given)])

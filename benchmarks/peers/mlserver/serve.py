@@ -11,7 +11,7 @@ from typing import Any
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
-from onnx_peer import OnnxModel, arguments, declared, inherited
+from onnx_peer import LARGEST_MESSAGE, OnnxModel, arguments, declared, inherited
 
 
 class OnnxRuntime(MLModel):
@@ -42,6 +42,7 @@ def main() -> None:
         "http_port": http,
         "metrics_port": metrics,
         "parallel_workers": given.instances,
+        "grpc_max_message_length": LARGEST_MESSAGE,
         "environments_dir": str(folder / "environments"),
         "metrics_dir": str(folder / "metrics"),
     }

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from mosec import Server, Worker
-from onnx_peer import OnnxModel, Tensors, arguments, inherited
+from onnx_peer import LARGEST_MESSAGE, OnnxModel, Tensors, arguments, inherited
 from safetensors.numpy import load, save
 
 
@@ -35,7 +35,11 @@ class OnnxWorker(Worker):
 
 def main() -> None:
     given = arguments()
-    os.environ |= {"MOSEC_ADDRESS": given.host, "MOSEC_PORT": str(given.ports[0])}
+    os.environ |= {
+        "MOSEC_ADDRESS": given.host,
+        "MOSEC_PORT": str(given.ports[0]),
+        "MOSEC_MAX_REQUEST_SIZE": str(LARGEST_MESSAGE),
+    }
     server = Server()
     if given.max_batch > 1 and OnnxModel(given.model, 1).batches:
         wait = max(round(given.max_delay * 1000), 1)  # milliseconds

@@ -17,6 +17,10 @@ import onnxruntime as ort
 
 Tensors = Mapping[str, Any]  # arrays by name
 
+# The most that a message may have, in bytes, where a server has a lower limit of its own: they are
+# 4 to 10 MB.
+LARGEST_MESSAGE = 64 << 20
+
 _VARIABLE = "PEER_ARGUMENTS"
 _DTYPES = {
     "tensor(bool)": np.bool_,

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from headrace.server.allocator import keep_freed_memory
 from headrace.server.config import Settings
 from headrace.server.errors import LoadFailed, ModelNotFound, ModelUnavailable
 from headrace.server.executors.session import Provider
@@ -290,6 +291,7 @@ async def serve(settings: Settings) -> bool:
     Returns whether everything has ended. If not, a thread still runs inside ONNX Runtime, and the
     interpreter must not be torn down around it.
     """
+    keep_freed_memory()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

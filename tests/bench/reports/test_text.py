@@ -128,3 +128,15 @@ def test_sparklines() -> None:
     assert sparkline([0.0, 0.0], 10) == "▁▁"
     assert sparkline([1.0, 2.0, 4.0], 2) == "▅█"
     assert sparkline([], 5) == ""
+
+
+def test_small_calls_beside_the_load_are_shown_where_they_were_made() -> None:
+    found = reports.measurement(reports.Served("a"), 50.0, 1.0)
+    assert "pulse" not in printed(reports.report(reports.section("load", found)))
+    assert found.latency is not None
+    slow = found.latency.model_copy(update={"p99_ms": 321.0})
+    beside = found.model_copy(update={"pulse": slow})
+    for shown in (printed, markdown.table):
+        text = shown(reports.report(reports.section("load", beside)))
+        assert "pulse" in text
+        assert "321" in text

@@ -35,7 +35,7 @@ def jobs(given: argparse.Namespace, address: str) -> list[Job]:
     data.update(
         {
             name: value
-            for name in ("duration", "warm_up", "processes", "seed")
+            for name in ("duration", "warm_up", "processes", "pulse", "seed")
             if (value := getattr(given, name)) is not None
         }
     )

@@ -137,6 +137,13 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         help="before each measurement; auto (default): until the latency is stable",
     )
     group.add_argument("--processes", type=values.count, metavar="N", help="that send (default 1)")
+    group.add_argument(
+        "--pulse",
+        type=values.duration,
+        metavar="TIME",
+        help="beside the load a small call (ServerLive) so often: how long the front keeps others "
+        "waiting",
+    )
     group.add_argument("--seed", type=int, metavar="N", help="of all dice (default 0)")
     group.add_argument(
         "--job",

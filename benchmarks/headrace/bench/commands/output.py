@@ -15,6 +15,7 @@ from headrace.bench import run
 from headrace.bench.errors import BenchError
 from headrace.bench.machine import machine, versions
 from headrace.bench.questions import Measure
+from headrace.bench.questions.guard import VERDICT
 from headrace.bench.reports import html, terminal
 from headrace.bench.reports.figures import load_words
 from headrace.bench.reports.live import Live
@@ -48,7 +49,8 @@ def measuring(given: argparse.Namespace) -> Iterator[Measure]:
 def finish(
     given: argparse.Namespace, sections: Sequence[Section], targets: Sequence[Target]
 ) -> int:
-    """Shows the report and writes its files. Returns 0, or 1 where nothing was answered at all."""
+    """Shows the report and writes its files. Returns 0, or 1 where nothing was answered at all
+    or a bound was not kept."""
     report = Report(
         command=("headrace", "bench", *given.words),
         started=given.started,
@@ -63,6 +65,9 @@ def finish(
     write(given.html, lambda: html.page(report))
     if not any(measurement.ok for section in sections for measurement in section.measurements):
         print("headrace bench: no request was answered OK", file=sys.stderr)
+        return 1
+    if any(section.facts.get(VERDICT) == "fail" for section in sections):
+        print("headrace bench: a bound was not kept: see the lines with FAIL", file=sys.stderr)
         return 1
     return 0
 

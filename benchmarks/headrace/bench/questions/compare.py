@@ -110,6 +110,8 @@ def _values(measurement: Measurement) -> Iterator[tuple[str, float]]:
     if measurement.server:
         yield "cpu_us_per_request", measurement.server.cpu_us_per_request
         yield "peak_memory_mb", measurement.server.peak_memory_mb
+    if measurement.pulse:
+        yield "pulse_p99_ms", measurement.pulse.p99_ms
 
 
 def _differences(before: Report, after: Report) -> Iterator[tuple[str, str, str]]:

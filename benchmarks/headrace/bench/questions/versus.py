@@ -10,12 +10,12 @@ from headrace.bench.questions.ratios import ENOUGH_TURNS, ratio
 from headrace.bench.results import Measurement, Ratio, Section
 from headrace.bench.spec import Job
 
-FIGURES = ("throughput", "goodput", "p50_ms", "p99_ms", "cpu_us_per_request")
+FIGURES = ("throughput", "goodput", "p50_ms", "p99_ms", "cpu_us_per_request", "pulse_p99_ms")
 
 # Of what targets say of themselves: names and sentences, which always differ.
 _NOT_COMPARED = (
-    "about", "configuration", "differs", "inputs", "peer", "ready_seconds", "settings", "starts",
-    "version", "words",
+    "about", "computes", "configuration", "differs", "inputs", "peer", "ready", "ready_seconds",
+    "settings", "starts", "version", "words",
 )  # fmt: skip
 
 
@@ -80,6 +80,8 @@ def value(measurement: Measurement, figure: str) -> float | None:
     """A figure of FIGURES, None where it was not measured."""
     if figure == "cpu_us_per_request":
         return measurement.server.cpu_us_per_request if measurement.server else None
+    if figure == "pulse_p99_ms":
+        return measurement.pulse.p99_ms if measurement.pulse else None
     if figure.endswith("_ms"):
         return float(getattr(measurement.latency, figure)) if measurement.latency else None
     return float(getattr(measurement, figure))

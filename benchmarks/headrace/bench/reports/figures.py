@@ -115,6 +115,10 @@ ANSWERS = (
 COSTS = (
     Column("server CPU", "µs/request", lambda m: m.server.cpu_us_per_request if m.server else None,
            "CPU time of the server's processes per OK answer"),
+    Column("pulse p50", "ms", lambda m: _field(m.pulse, "p50_ms"),
+           "median time of a small call, ServerLive or its like, beside the load"),
+    Column("pulse p99", "ms", lambda m: _field(m.pulse, "p99_ms"),
+           "one such call in 100 took longer: for so long the front was not to be spoken to"),
     Column("peak memory", "MB", lambda m: m.server.peak_memory_mb if m.server else None,
            "the largest resident memory of the server's processes together"),
     Column("energy", "mJ/request", _joules, "what the GPU drew, per OK answer"),
@@ -199,9 +203,10 @@ def shown(columns: Iterable[Column], lines: Sequence[Row]) -> list[Column]:
 
 
 def unknown(lines: Sequence[Row]) -> list[str]:
-    """The titles of the figures of which nothing is known."""
+    """The titles of the figures of which nothing is known, but for those that only some ask for."""
     known = shown((*ANSWERS, *COSTS), lines)
-    return [column.title for column in (*ANSWERS, *COSTS) if column not in known]
+    wanted = [c for c in (*ANSWERS, *COSTS) if not c.title.startswith("pulse")]
+    return [column.title for column in wanted if column not in known]
 
 
 def label(section: Section, place: int) -> str:

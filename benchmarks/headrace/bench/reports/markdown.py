@@ -14,8 +14,8 @@ from headrace.bench.reports.words import (
 )
 from headrace.bench.results import Report, Section
 
-_TITLES = ("throughput", "goodput", "p50", "p99", "p99.9", "failed", "server CPU", "peak memory",
-           "mean batch", "client busy")  # fmt: skip
+_TITLES = ("throughput", "goodput", "p50", "p99", "p99.9", "failed", "server CPU", "pulse p99",
+           "peak memory", "mean batch", "client busy")  # fmt: skip
 _COLUMNS = [column for column in (*ANSWERS, *COSTS) if column.title in _TITLES]
 
 

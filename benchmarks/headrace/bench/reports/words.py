@@ -29,6 +29,7 @@ _FIGURES = {
     "p999": "p99.9 latency",
     "p99.9": "p99.9 latency",
     "max": "longest latency",
+    "pulse_p99": "p99 latency of a small call beside",
     "mean": "mean latency",
     "cpu_us_per_request": "server CPU per request",
     "cpu": "server CPU per request",

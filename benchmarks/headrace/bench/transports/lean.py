@@ -31,7 +31,7 @@ ACCEPTED_FRAME = 2**18  # a frame is put together from several reads: much large
 class _Call:
     done: Done
     timer: asyncio.TimerHandle | None = None
-    unsent: bytes = b""  # of the message, where the peer's windows did not take it all
+    unsent: bytes | memoryview = b""  # of the message, where the peer's windows did not take it all
     window: int = 0  # bytes that the peer still takes on this stream
 
 
@@ -165,7 +165,8 @@ class _Connection(asyncio.Protocol):
             self._write(headers + head + message)
             return
         self._write(headers)
-        call.unsent = struct.pack(">BI", 0, size - 5) + message
+        # A view: each time the window widens a part goes, and the rest is not copied anew.
+        call.unsent = memoryview(struct.pack(">BI", 0, size - 5) + message)
         self._stalled.append(stream)
         self._go_on()
 
@@ -188,7 +189,7 @@ class _Connection(asyncio.Protocol):
             call.window -= size
             self._window -= size
             at += size
-        call.unsent = call.unsent[at:] if at else call.unsent
+        call.unsent = view[at:]
         return not call.unsent
 
     def _finish(self, stream: int, status: str) -> None:
