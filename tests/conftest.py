@@ -7,6 +7,11 @@ import inspect
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a wall-clock time: hypothesis does, of each example, unless told not to.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
 
 # Turns of the event loop that a task which was told to end may take to do so; and then seconds, for
 # one that a thread of a library's own has to end first.

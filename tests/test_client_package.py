@@ -70,7 +70,7 @@ def test_what_is_in_it(wheel: pathlib.Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     inside = [name for name in names if ".dist-info/" not in name]
     assert {"/".join(name.split("/")[:2]) for name in inside} == {
-        f"headrace/{room}" for room in ("client", "inference", "stream")
+        f"headrace/{room}" for room in ("client", "feedback", "inference", "stream")
     }
     sources = {
         str(path.relative_to(root))

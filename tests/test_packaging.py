@@ -134,7 +134,7 @@ def test_what_is_in_the_wheel(wheel: pathlib.Path) -> None:
     packages = {"/".join(name.split("/")[:2]) for name in names if name.startswith("headrace/")}
     assert packages == {
         f"headrace/{room}"
-        for room in ("server", "batcher", "client", "bench", "inference", "stream")
+        for room in ("server", "batcher", "client", "bench", "feedback", "inference", "stream")
     }
     others = {name.split("/")[0] for name in names if not name.startswith("headrace/")}
     assert {name for name in others if not name.endswith(".dist-info")} == set()

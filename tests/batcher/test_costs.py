@@ -70,9 +70,58 @@ def test_an_unseen_key_borrows_from_its_nearest_neighbour() -> None:
         for n in (1, 2, 4, 8, 16) * 20:
             model.table("cpu", row_bytes, row_bytes).observe(n, scale * linear(n))
     borrowed = model.table("cpu", "new", 2000.0)
-    expected = 8.0 * linear(4) * 2**0.8
-    assert borrowed.seconds(4) == pytest.approx(expected, rel=0.05)
+    expected = 8.0 * linear(2) * 2**0.8
+    assert borrowed.seconds(2) == pytest.approx(expected, rel=0.05)
     assert not model.table("gpu", "new", 2000.0).known, "another kind of executor says nothing"
+
+
+def borrowing() -> CostTable:
+    """Of a key of larger rows than those that were seen, for which batching pays much."""
+    model = CostModel(64)
+    for n in (1, 2, 4, 8, 16, 32, 64) * 4:
+        model.table("cpu", "small", 100.0).observe(n, 0.01 + 0.0001 * n)
+    return model.table("cpu", "large", 1000.0)
+
+
+def by_the_row(table: CostTable, rows: int) -> float:
+    return table.seconds(rows) / rows
+
+
+def test_what_was_borrowed_promises_no_gain_beyond_eight_rows_at_first() -> None:
+    table = borrowing()
+    assert by_the_row(table, 8) < 0.2 * by_the_row(table, 1)
+    assert by_the_row(table, 64) == pytest.approx(by_the_row(table, 8))
+
+
+def test_the_first_run_sets_the_level_of_what_was_borrowed() -> None:
+    table = borrowing()
+    table.observe(1, 0.5)
+    assert table.seconds(1) == pytest.approx(0.5)
+    assert 0.5 < table.seconds(2) < 0.6
+
+
+def test_what_was_borrowed_is_trusted_once_a_second_size_agrees() -> None:
+    table = borrowing()
+    table.observe(1, 0.010)
+    table.observe(2, 0.0101)
+    assert by_the_row(table, 64) < 0.05 * by_the_row(table, 1)
+
+
+def test_what_was_borrowed_is_forgotten_once_it_has_misled() -> None:
+    """Batching does not pay: larger sizes must not be tried one after the other to find out."""
+    table = borrowing()
+    table.observe(1, 0.5)
+    table.observe(2, 1.0)
+    assert by_the_row(table, 64) > 0.99 * by_the_row(table, 2)
+    assert table.sizes == [1, 2]
+
+
+def test_after_that_a_gain_is_found_step_by_step() -> None:
+    table = borrowing()
+    table.observe(1, 0.5)
+    table.observe(8, 3.0)  # far from what was borrowed, and still a gain
+    assert by_the_row(table, 16) < 0.98 * by_the_row(table, 8)
+    assert by_the_row(table, 64) == pytest.approx(by_the_row(table, 16))
 
 
 def test_tables_are_bounded_in_number() -> None:

@@ -7,10 +7,11 @@ import math
 
 import pytest
 
-from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded
+from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded, Overtaken
 from headrace.batcher.executor import Completion
+from headrace.batcher.learned import Learned
 from headrace.batcher.observer import Observer
-from headrace.batcher.policy import WorkConserving
+from headrace.batcher.policy import Policy, WorkConserving
 from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.batcher.runner import Answer, Runner
 from headrace.batcher.state import Limits
@@ -51,12 +52,12 @@ class Log(Observer):
 class Bench:
     """A runner with one fake executor, a manual clock, and a log."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, policy: Policy | None = None, **limits: int) -> None:
         self.clock = ManualClock()
         self.executor = FakeExecutor()
         self.log = Log()
         self.runner = Runner(
-            [self.executor], WorkConserving(), Limits(**limits), self.clock, self.log
+            [self.executor], policy or WorkConserving(), Limits(**limits), self.clock, self.log
         )
 
     def submit(
@@ -120,6 +121,21 @@ async def test_an_expired_request_is_told_and_never_run() -> None:
     await settle()
     assert len(bench.executor.batches) == 1
     assert ("dropped", ("late", Why.EXPIRED)) in bench.log.calls
+
+
+async def test_who_is_let_go_of_in_the_queue_is_told_at_once_when_to_come_back() -> None:
+    """Not at its deadline, and not that its deadline was at fault."""
+    bench = Bench(Learned(), max_batch_rows=1)
+    bench.runner.state.table("fake", "key", 0.0).observe(1, 0.1)
+    bench.submit("runs")
+    await settle()
+    late = bench.submit("late", deadline=0.25)
+    bench.clock.advance(0.2)  # the run takes twice as long as it should
+    bench.executor.finish()
+    with pytest.raises(Overtaken, match=r"after 200\.0 ms in the queue") as caught:
+        await late
+    assert 0 < caught.value.retry_after < 1
+    assert ("dropped", ("late", Why.OVERTAKEN)) in bench.log.calls
 
 
 async def test_a_cancelled_request_leaves_the_queue() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from headrace.client import TLS, ChannelOptions
-from headrace.client.channel import settings
+from headrace.client import TLS, AsyncClient, ChannelOptions, Client
+from headrace.client.channel import settings, with_token
+from headrace.client.messages import metadata
 
 
 def arguments(options: ChannelOptions) -> dict[str, str | int]:
@@ -72,3 +73,26 @@ def test_certificates_are_read_from_files(tmp_path: Path, monkeypatch: pytest.Mo
     assert given == [(b"roots", b"key", b"certificate"), (None, None, None)]
     with pytest.raises(FileNotFoundError):
         TLS(tmp_path / "absent.pem").credentials()
+
+
+def test_a_token_goes_out_encrypted_or_where_that_is_said_to_be_well() -> None:
+    for options in (ChannelOptions(tls=TLS()), ChannelOptions(token_in_plain_text=True)):
+        found = with_token({"who": "me", "Authorization": "Basic x"}, "a-b.c_d~e+f/g==", options)
+        assert dict(metadata(found)) == {"who": "me", "authorization": "Bearer a-b.c_d~e+f/g=="}
+    assert with_token(None, None, ChannelOptions()) is None
+    with pytest.raises(ValueError, match=r"expected channel=ChannelOptions\(tls=") as caught:
+        with_token(None, "secret", ChannelOptions())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "secret\n", "sécret"])
+def test_what_is_no_token_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ValueError, match="expected letters, digits") as caught:
+        with_token(None, token, ChannelOptions(tls=TLS()))
+    assert "cret" not in str(caught.value)
+
+
+async def test_both_clients_refuse_to_send_a_token_in_plain_text() -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="token_in_plain_text"):
+            kind("127.0.0.1:1", token="secret")

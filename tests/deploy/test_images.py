@@ -23,6 +23,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.client import Client, PermissionDenied
 from support import models
 from support.dockerfile import Instruction, Stage, expand, parse
 from support.server import PATIENCE
@@ -185,6 +186,9 @@ def test_the_image_for_processors(image: Image) -> None:
         asked[2] = f"127.0.0.1:{port}"
         done = subprocess.run(asked, env=environment, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "SERVING\n"), done.stderr
+        # Listening on all addresses, it lets nobody load models unless it is told to.
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(PermissionDenied):
+            client.load_model("double")
         process.terminate()
         assert process.wait(PATIENCE) == 0, (image.folder / "log").read_text()
     assert files(image.folder / "opt") == before

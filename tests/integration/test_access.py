@@ -256,6 +256,9 @@ def test_a_client_certificate_is_an_identity(tmp_path: pathlib.Path, access: pat
             headers = dict(bearer("one"))
             answer = stranger.infer("double", {"x": one}, headers=headers)
             assert answer["y"] == [[2]]
+        channel = ChannelOptions(tls=authority.client("someone", "other.example"))
+        with Client(up.grpc, channel=channel, token="two") as operator:
+            assert len(operator.repository_index()) == 2
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -29,6 +29,15 @@ from support.server import PATIENCE
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "headrace.json").read_text())
 SCRAPE_SECONDS = 1
+WATCHED = """
+instances = 1
+[quality]
+task = "classification"
+output = "picked"
+window = 10
+reference = 10
+"""
+REGRESSION = '[quality]\ntask = "regression"\ndrift = false\n'
 MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
 
 pytestmark = [
@@ -132,7 +141,10 @@ def load(address: str) -> Iterator[None]:
                         "index": index,
                     }
                     with contextlib.suppress(HeadraceError):
-                        client.infer("lab", inputs)
+                        client.infer("lab", inputs, request_id=f"{number}")
+                        client.report("lab", {f"{number}": 100})
+                    client.infer("double", {"x": inputs["x"]}, request_id=f"{number}")
+                    client.report("double", {f"{number}": [2.5] * width})
                     stop.wait(0.01)
 
     with ThreadPoolExecutor(4) as pool:
@@ -146,7 +158,9 @@ def load(address: str) -> Iterator[None]:
 
 
 def test_every_query_of_the_dashboard_finds_data(tmp_path: pathlib.Path) -> None:
-    models.write(tmp_path / "models", "lab", models.lab(), config="instance_group [{ count: 1 }]")
+    pytest.importorskip("scipy")
+    models.write(tmp_path / "models", "lab", models.lab(), toml=WATCHED)
+    models.write(tmp_path / "models", "double", models.scaled(2), toml=REGRESSION)
     with (
         server.serving(tmp_path / "log", tmp_path / "models") as running,
         prometheus(tmp_path, running.http) as asked,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2 import grpc_service_pb2_grpc as pb_grpc
 from support import models, server
 from support.server import RunningServer
+from support.waiting import until
 
 LAB = {"model": "lab", "version": "1"}
 
@@ -204,3 +207,104 @@ def test_top_shows_the_models(tmp_path: pathlib.Path, folder: pathlib.Path) -> N
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "lab 1" in shown.stdout
     assert "rows/" in shown.stdout
+
+
+def message(index: int = 0, rows: int = 1, steps: int = 0) -> pb.ModelInferRequest:
+    asked = pb.ModelInferRequest(model_name="lab")
+    for name, array in lab(index, rows, steps).items():
+        asked.inputs.add(name=name, datatype=_DATATYPES[array.dtype.char], shape=array.shape)
+        asked.raw_input_contents.append(array.tobytes())
+    return asked
+
+
+_DATATYPES = {"f": "FP32", "l": "INT64", "q": "INT64"}
+
+
+async def storm(stub: Any, running: RunningServer) -> Counter[str]:
+    """Hundreds of calls at once: some are answered, and some fail in each way there is. Statuses of
+    the calls as their callers saw them."""
+    blocker = stub.ModelInfer(message(steps=models.ENDLESS))
+
+    async def alone() -> bool:
+        """Whoever came into its batch would wait for ever."""
+        return Scrape(running).value("headrace_executors_busy", **LAB) == 1
+
+    await until(alone)
+    calls: list[Any] = []
+    for number in range(300):
+        kind = number % 10
+        timeout = 0.002 if kind == 7 else None
+        calls.append(
+            stub.ModelInfer(message(99 if kind == 8 else 0, 1 + number % 3), timeout=timeout)
+        )
+        if kind == 9:
+            await asyncio.sleep(0)
+            calls[-1].cancel()
+        if number == 150:
+            blocker.cancel()
+            await asyncio.sleep(0.05)
+    ended: Counter[str] = Counter()
+    for call in (blocker, *calls):
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            ended[error.code().name] += 1
+        except asyncio.CancelledError:
+            ended["CANCELLED"] += 1
+        else:
+            ended["OK"] += 1
+    return ended
+
+
+async def test_statistics_and_metrics_agree_under_load(tmp_path: pathlib.Path) -> None:
+    """Whatever became of the requests: answers, refusals, failures, deadlines, callers who left."""
+    toml = "instances = 1\nmax_batch_size = 8\nmax_queued_requests = 60\n"
+    models.write(tmp_path / "models", "lab", models.lab(), toml=toml)
+    with server.serving(tmp_path / "log", tmp_path / "models") as running:
+        async with grpc.aio.insecure_channel(running.grpc) as channel:
+            stub: Any = pb_grpc.GRPCInferenceServiceStub(channel)
+            ended = await storm(stub, running)
+
+            async def settled() -> bool:
+                """A caller who has left knows it before the server does."""
+                now = Scrape(running)
+                waiting = now.value("headrace_queue_requests", **LAB)
+                return waiting == now.value("headrace_executors_busy", **LAB) == 0
+
+            await until(settled)
+            asked = pb.ModelStatisticsRequest(name="lab")
+            (said,) = (await stub.ModelStatistics(asked)).model_stats
+        scrape = Scrape(running)
+    assert ended["OK"] > 30
+    assert {"RESOURCE_EXHAUSTED", "INTERNAL", "CANCELLED"} <= set(ended), ended
+    stats = said.inference_stats
+    outcomes = {
+        s.labels["outcome"]: s.value for s in scrape.samples if s.name == "headrace_requests_total"
+    }
+    assert stats.success.count == outcomes.pop("answered") >= ended["OK"]
+    assert stats.fail.count == sum(outcomes.values())
+    assert outcomes["model failed"] >= ended["INTERNAL"] > 0
+    assert outcomes["queue full"] >= ended["RESOURCE_EXHAUSTED"] > 0
+    assert said.inference_count == scrape.value("headrace_rows_total", **LAB)
+    assert said.execution_count == scrape.value("headrace_batch_rows_count", **LAB)
+    sizes = {batch.batch_size: batch.compute_infer.count for batch in said.batch_stats}
+    assert sum(sizes.values()) == said.execution_count
+    assert sum(size * n for size, n in sizes.items()) == scrape.value(
+        "headrace_batch_rows_sum", **LAB
+    )
+    for phase, duration in {
+        "total": stats.success,
+        "queue": stats.queue,
+        "compute_input": stats.compute_input,
+        "compute_infer": stats.compute_infer,
+        "compute_output": stats.compute_output,
+    }.items():
+        seconds = scrape.value("headrace_request_time_seconds_total", **LAB, phase=phase)
+        assert (int(seconds * 1e9), duration.count) == (duration.ns, stats.success.count), phase
+    # Each call ended once, and the calls are the requests, but for those that came too late.
+    calls = scrape.total(
+        "rpc_server_call_duration_seconds_count",
+        rpc_method="inference.GRPCInferenceService/ModelInfer",
+    )
+    late = scrape.total("headrace_calls_total", reason="EXPIRED_ON_ARRIVAL")
+    assert stats.success.count + stats.fail.count + late == calls <= 301

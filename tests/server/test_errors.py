@@ -18,6 +18,7 @@ ROWS = [
     (errors.InvalidInput("m"), Code.INVALID_ARGUMENT, 400, "INVALID_INPUT"),
     (batcher.Overloaded("m", 0.25), Code.RESOURCE_EXHAUSTED, 429, "OVERLOADED"),
     (batcher.DeadlineTooShort("m"), Code.DEADLINE_EXCEEDED, 504, "DEADLINE_TOO_SHORT"),
+    (batcher.Overtaken("m", 0.5), Code.RESOURCE_EXHAUSTED, 429, "OVERTAKEN"),
     (batcher.Expired("m"), Code.DEADLINE_EXCEEDED, 504, "EXPIRED_IN_QUEUE"),
     (errors.DeadlineExceeded("m"), Code.DEADLINE_EXCEEDED, 504, "EXPIRED_ON_ARRIVAL"),
     (errors.ModelUnavailable("m"), Code.UNAVAILABLE, 503, "MODEL_UNAVAILABLE"),
@@ -60,7 +61,9 @@ def test_overload_says_when_to_come_back() -> None:
     assert retry_after(error) == 1.5
 
 
-@pytest.mark.parametrize("error", [row[0] for row in ROWS if row[3] != "OVERLOADED"])
+@pytest.mark.parametrize(
+    "error", [row[0] for row in ROWS if row[3] not in ("OVERLOADED", "OVERTAKEN")]
+)
 def test_other_errors_do_not(error: Exception) -> None:
     assert retry_after(error) is None
     assert len(details(error)) == 1

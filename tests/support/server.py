@@ -105,10 +105,10 @@ def serving(
             [
                 command or executable(),
                 "serve",
-                *arguments,
                 "--grpc-port=0",
                 "--http-port=0",
                 engine,
+                *arguments,  # the last that says something of an option is heard
             ],
             env=clean_environment(environment),
             stdin=subprocess.DEVNULL,

@@ -102,7 +102,7 @@ def predicted_finish(state: State, request: Request) -> float:
     """
     ahead = {key: queue.rows_before(request.rank) for key, queue in state.queues.items()}
     ahead[request.key] = ahead.get(request.key, 0.0) + request.rows
-    return _spread(state, request, ahead)
+    return _spread(state, request, ahead, request.arrival)
 
 
 def _finish_in_overload(state: State, request: Request) -> float:
@@ -124,13 +124,13 @@ def _finish_in_overload(state: State, request: Request) -> float:
     if not passed_over:
         return math.inf
     ahead = max(0.0, queue.rows_before(request.rank) - passed_over)
-    return _spread(state, request, {request.key: ahead + request.rows})
+    return _spread(state, request, {request.key: ahead + request.rows}, now)
 
 
-def _spread(state: State, request: Request, rows: Mapping[Hashable, float]) -> float:
+def _spread(state: State, request: Request, rows: Mapping[Hashable, float], now: float) -> float:
     """Seconds for all executors together to end what they run and then `rows` of each key."""
     executors = state.executors
-    work = sum(state.free_in(executor, request.arrival) for executor in executors)
+    work = sum(state.free_in(executor, now) for executor in executors)
     for key, count in rows.items():
         queue = state.queues.get(key)
         size = request.nbytes / request.rows if queue is None else queue.row_bytes
@@ -152,6 +152,11 @@ def _strength(state: State, request: Request) -> float:
 
 
 def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:
+    return Reject(request, why, wait(state, request, request.arrival), message)
+
+
+def wait(state: State, request: Request, now: float) -> float:
+    """Seconds from `now` until all that waits can have been answered: `request` may come again."""
     everything = {key: float(queue.rows) for key, queue in state.queues.items()}
-    wait = _spread(state, request, everything) or _UNKNOWN_WAIT
-    return Reject(request, why, min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT), message)
+    seconds = _spread(state, request, everything, now) or _UNKNOWN_WAIT
+    return min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT)

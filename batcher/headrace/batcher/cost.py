@@ -33,6 +33,10 @@ _VOUCHED = 40
 # Cost grows a little slower than the number of elements, where nothing else is known.
 _ELEMENTS_EXPONENT = 0.8
 _KEPT_TABLES = 512
+# Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
+# largest that was run, until a second size takes no longer than so many times what was expected.
+_AT_FIRST, _STRIDE = 8, 2
+_MISLED = 1.25
 
 
 class CostTable:
@@ -48,6 +52,10 @@ class CostTable:
         self._drift = 1.0
         self._stale = 0
         self._plan: SizePlan | None = None
+        # Of a borrowed table: sizes that were not run yet, and the largest that one may expect a
+        # gain of.
+        self._borrowed: set[int] = set()
+        self._trusted = 0
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -95,6 +103,8 @@ class CostTable:
         self.observations += 1
         ratio = seconds / max(expected, 1e-9)
         clipped = min(seconds, _CLIP * expected) if self.observations > _FEW else seconds
+        if rows in self._borrowed:
+            self._count[rows] = 0.0
         count = self._count[rows] = self._count.get(rows, 0.0) + 1
         old = self._mean.get(rows, expected)
         gain = max(_SLOWEST_GAIN, 1 / count)
@@ -103,6 +113,8 @@ class CostTable:
         if count > _SEEN:  # else what was expected was a guess, which says nothing of drift
             self._follow_drift(ratio)
         self._stale += 1
+        if self._trusted:
+            self._make_own(rows, ratio)
         # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
         due = min(max(8, self.observations // 16), 2048)
         surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
@@ -110,6 +122,27 @@ class CostTable:
             self._build()
             return True
         return False
+
+    def _make_own(self, rows: int, ratio: float) -> None:
+        """The first size that is run says how far off the borrowed level was, the second whether
+        the slope holds. If not, what was borrowed is forgotten, and sizes grow step by step."""
+        self._borrowed.discard(rows)
+        own = len(self._mean) - len(self._borrowed)
+        if own > 1 and self._borrowed:
+            if ratio < _MISLED:
+                self._trusted = 0
+            else:
+                for size in self._borrowed:
+                    del self._mean[size], self._count[size]
+            self._borrowed.clear()
+            self._stale = 2048
+        elif self._borrowed:
+            for size in self._borrowed:
+                self._mean[size] *= ratio ** (1 / self.observations)
+            self._stale = 2048
+        if 0 < self._trusted < _STRIDE * rows:
+            self._trusted = _STRIDE * rows
+            self._stale = 2048
 
     def _follow_drift(self, ratio: float) -> None:
         self._drift += 0.1 * (min(_CLIP_DRIFT, ratio) - self._drift)
@@ -162,22 +195,31 @@ class CostTable:
         """Linear between known sizes, and beyond them along the slope of the upper half.
 
         A row of a size never tried is not taken to be cheaper than one of the largest that was:
-        noise in two measurements would make any size look good from far enough away.
+        noise in two measurements would make any size look good from far enough away. Where little
+        was tried because costs were borrowed, twice the largest is near enough.
         """
         every = np.arange(self.largest + 1)
         line = np.interp(every, sizes, seconds)
         half = max(1, len(sizes) // 2)
         slope = max(1e-9, (seconds[-1] - seconds[-1 - half]) / (sizes[-1] - sizes[-1 - half]))
         above, below = every > sizes[-1], every < sizes[0]
-        onwards = seconds[-1] + slope * (every[above] - sizes[-1])
-        line[above] = np.maximum(onwards, seconds[-1] * every[above] / sizes[-1])
+        line[above] = seconds[-1] + slope * (every[above] - sizes[-1])
+        trusted = min(self._trusted or int(sizes[-1]), self.largest)
+        beyond = every > trusted
+        line[beyond] = np.maximum(line[beyond], line[trusted] * every[beyond] / trusted)
         proportional = seconds[0] * every[below] / sizes[0]
         line[below] = np.maximum(proportional, seconds[0] - slope * (sizes[0] - every[below]))
         return line
 
     def scaled(self, factor: float) -> CostTable:
-        """A table that starts from this one's shape, `factor` times as slow, and learns fast."""
+        """A table that starts from this one's shape, `factor` times as slow, and learns fast.
+
+        Of larger rows fewer fill a device, so that large batches may not keep what they promise,
+        and take long to be found out: sizes grow step by step (`_STRIDE`).
+        """
         other = CostTable(self.largest)
+        other._trusted = _AT_FIRST
+        other._borrowed = set(self._mean)
         for size in self._mean:
             other._mean[size] = self._table[size] * factor
             other._count[size] = min(2.0, self._count[size])

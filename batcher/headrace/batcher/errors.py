@@ -18,6 +18,10 @@ class Overloaded(BatcherError):
         self.retry_after = retry_after
 
 
+class Overtaken(Overloaded):
+    """Let go of while it waited, before its deadline: with so much work it could not be in time."""
+
+
 class DeadlineTooShort(BatcherError):
     """Refused on arrival: the run alone would take longer than there is time."""
 

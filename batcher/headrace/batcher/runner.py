@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from headrace.batcher.admission import wait
 from headrace.batcher.errors import (
     DeadlineTooShort,
     Draining,
     ExecutionFailed,
     Expired,
     Overloaded,
+    Overtaken,
 )
 from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
@@ -215,7 +217,7 @@ class Runner:
             message = (
                 f"after {waited * 1e3:.1f} ms in the queue the deadline cannot be met any more"
             )
-            future.set_exception(Expired(message))
+            future.set_exception(Overtaken(message, wait(self.state, request, now)))
         else:
             future.set_exception(Draining("the server is shutting down"))
 

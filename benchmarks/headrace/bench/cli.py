@@ -86,6 +86,12 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None],
         reading.add_report_command,
         reading.run_report,
     ),
+    "best": (
+        "one table of several reports: each server's best configuration in each scenario",
+        "",
+        reading.add_best_command,
+        reading.run_best,
+    ),
     "schema": (
         "print the JSON schema of reports",
         "",

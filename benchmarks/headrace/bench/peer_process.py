@@ -61,6 +61,13 @@ def stop_group(process: subprocess.Popen[bytes], grace: float) -> None:
     process.wait()
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """The process, all its descendants, and whoever else is in the group that it leads."""
+    with suppress(psutil.NoSuchProcess):
+        return _unique([psutil.Process(pid), *_descendants(pid), *members(pid)])
+    return []
+
+
 def members(group: int) -> list[psutil.Process]:
     """The processes of a group that still run."""
     return [each for each in psutil.process_iter() if _runs_in(each, group)]

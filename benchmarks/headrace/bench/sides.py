@@ -35,6 +35,7 @@ from headrace.bench.scenario import (
     StartQuestion,
 )
 from headrace.bench.spec import Job, Load, Target
+from headrace.bench.turns import one_at_a_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,9 @@ def carry_out(
                 else:
                     targets.append(target)
             jobs = [scenario.job(target, seed) for target in targets]
+            alone = stack.enter_context(one_at_a_time(measure, targets))
             for question in together if jobs else ():
-                sections += _answers(question, jobs, scenario.turns, measure)
+                sections += _answers(question, jobs, scenario.turns, alone)
     if len(together) < len(scenario.questions):
         for each in sides:
             starting = _Starting(each, scenario, model, seed, serve, targets)

@@ -25,6 +25,9 @@ export interface ChannelOptions {
    * proxies. A server may refuse pings that come more often than it allows: Headrace does below
    * 10 s, other gRPC servers below 300 s. */
   readonly keepaliveMs?: number;
+  /** Send a token even without TLS, where whoever is on the way can read it: to a server on the same
+   * machine, or where something else encrypts. */
+  readonly tokenInPlainText?: boolean;
 }
 
 /** One HTTP/2 connection, made at the first call and made again when it has broken. */

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { type CallOptions, type Client as ServiceClient, createClient } from "@connectrpc/connect";
 
+import { chooseOne, openBalanced } from "./balancing.js";
 import { type Channel, type ChannelOptions, openChannel } from "./channel.js";
 import { fromCallError, type HeadraceError } from "./errors.js";
 import {
@@ -40,6 +41,9 @@ export interface ClientOptions {
   readonly retry?: Partial<RetryPolicy>;
   /** Metadata of every call. */
   readonly headers?: Headers | Record<string, string>;
+  /** Sent with every call as a bearer token: over TLS, unless `tokenInPlainText` of the channel
+   * allows it without. */
+  readonly token?: string;
 }
 
 /** Options of calls that are no inference. */
@@ -50,29 +54,31 @@ const STREAM_KEEPALIVE_MS = 20_000;
 const NO_RETRY = retryPolicy({ maxAttempts: 1 });
 
 /**
- * A client of one server at "host:port". All calls share a connection, which is made at the first
- * of them; sensor streams have one to themselves.
+ * A client of one server at "host:port", of several (a list of these), or of all that a name
+ * resolves to ("dns:///host:port"): calls then take turns, and leave out who is not there. All
+ * calls to a server share a connection, which is made at the first of them; sensor streams have
+ * one to themselves, and stay with the server that it was made to.
  */
 export class Client {
-  readonly #address: string;
+  readonly #address: string | readonly string[];
   readonly #options: ClientOptions;
   readonly #retry: RetryPolicy;
   readonly #channel: Channel;
   readonly #service: ServiceClient<typeof GRPCInferenceService>;
   #streamChannel: Channel | undefined;
-  #streams: StreamConnection | undefined;
+  #streams: Promise<StreamConnection> | undefined;
 
-  constructor(address = "127.0.0.1:8001", options: ClientOptions = {}) {
+  constructor(address: string | readonly string[] = "127.0.0.1:8001", options: ClientOptions = {}) {
     this.#address = address;
-    this.#options = options;
+    this.#options = { ...options, headers: withToken(options) };
     this.#retry = retryPolicy(options.retry);
-    this.#channel = openChannel(address, options.channel ?? {});
+    this.#channel = openBalanced(address, options.channel ?? {});
     this.#service = createClient(GRPCInferenceService, this.#channel.transport);
   }
 
   /** Closes the connections and cancels the calls under way. */
   async close(): Promise<void> {
-    await this.#streams?.close();
+    await (await this.#streams?.catch(() => undefined))?.close();
     await Promise.all([this.#streamChannel?.close(), this.#channel.close()]);
   }
 
@@ -130,12 +136,17 @@ export class Client {
    */
   async stream(model: string, options: StreamOptions): Promise<SensorStream> {
     this.#streams ??= this.#streamConnection();
-    return SensorStream.open(this.#streams, new Plan(model, options));
+    const connection = await this.#streams.catch((error: unknown) => {
+      this.#streams = undefined; // the next stream looks the name up again
+      throw fromCallError(error);
+    });
+    return SensorStream.open(connection, new Plan(model, options));
   }
 
-  #streamConnection(): StreamConnection {
+  async #streamConnection(): Promise<StreamConnection> {
     const keepaliveMs = this.#options.channel?.keepaliveMs ?? STREAM_KEEPALIVE_MS;
-    this.#streamChannel = openChannel(this.#address, { ...this.#options.channel, keepaliveMs });
+    const address = await chooseOne(this.#address);
+    this.#streamChannel = openChannel(address, { ...this.#options.channel, keepaliveMs });
     const service = createClient(SensorStreamService, this.#streamChannel.transport);
     return new StreamConnection(
       (requests, signal) => service.stream(requests, this.#callOptions({ signal }, undefined)),
@@ -257,6 +268,29 @@ export class Client {
       ...(timeoutMs !== undefined && { timeoutMs: Math.max(1, Math.round(timeoutMs)) }),
     };
   }
+}
+
+// RFC 6750, b64token.
+const TOKEN = /^[A-Za-z0-9\-._~+/]+=*$/;
+
+/** The headers of every call, with the token if there is one. Throws TypeError for a token that
+ * would go out in plain text unasked, or that is none. */
+function withToken({ headers, token, channel }: ClientOptions): Headers {
+  const merged = new Headers(headers);
+  if (token === undefined) {
+    return merged;
+  }
+  if (!TOKEN.test(token)) {
+    throw new TypeError("token: expected letters, digits and -._~+/=, got something else");
+  }
+  if (channel?.tls === undefined && channel?.tokenInPlainText !== true) {
+    throw new TypeError(
+      "token: expected channel.tls with it, since others could read it on its way; " +
+        "channel.tokenInPlainText sends it all the same",
+    );
+  }
+  merged.set("authorization", `Bearer ${token}`);
+  return merged;
 }
 
 /** The messages of a stream. What the caller's iterable throws is kept for the caller: it ends the

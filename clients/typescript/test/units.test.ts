@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { ConnectError } from "@connectrpc/connect";
 
+import { openBalanced, REST_MS, Rotation } from "../src/balancing.js";
 import { openChannel } from "../src/channel.js";
 import { fromCallError } from "../src/errors.js";
 import { RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
@@ -16,6 +17,7 @@ import {
 import {
   BadResponse,
   Cancelled,
+  Client,
   Code,
   fromBfloat16,
   fromFloat16,
@@ -207,5 +209,55 @@ test("when a call is tried again", () => {
 test("an address is host and port", () => {
   for (const wrong of ["", "http://a:1", "a:1/b", "a b:1"]) {
     assert.throws(() => openChannel(wrong, {}), /address: expected host:port/, wrong);
+  }
+});
+
+test("a token goes out encrypted, or where that is said to be well", async () => {
+  for (const channel of [{ tls: {} }, { tokenInPlainText: true }]) {
+    await new Client("127.0.0.1:1", { token: "a-b.c_d~e+f/g==", channel }).close();
+  }
+  assert.throws(() => new Client("127.0.0.1:1", { token: "secret" }), {
+    name: "TypeError",
+    message: /expected channel\.tls with it/,
+  });
+  for (const token of ["", "two words", "secret\n"]) {
+    assert.throws(() => new Client("127.0.0.1:1", { token, channel: { tls: {} } }), {
+      message: "token: expected letters, digits and -._~+/=, got something else",
+    });
+  }
+});
+
+test("servers take turns", () => {
+  const rotation = new Rotation(["a", "b", "c"]);
+  const turns = Array.from({ length: 6 }, () => rotation.next(0));
+  assert.deepEqual(turns.slice(0, 3).sort(), ["a", "b", "c"]);
+  assert.deepEqual(turns.slice(3), turns.slice(0, 3));
+});
+
+test("a server that is not there rests, unless all do", () => {
+  const rotation = new Rotation(["a", "b"]);
+  rotation.rest("a", 0);
+  assert.deepEqual([rotation.next(1), rotation.next(1), rotation.next(1)], ["b", "b", "b"]);
+  rotation.rest("b", 2);
+  assert.equal(rotation.next(3), "a"); // it is back first
+  assert.equal(rotation.next(REST_MS), "a");
+  assert.equal(rotation.next(REST_MS + 2), "b");
+});
+
+test("servers come and go", () => {
+  const rotation = new Rotation([]);
+  assert.throws(() => rotation.next(0), RangeError);
+  rotation.replace(["a", "b"]);
+  rotation.rest("b", 0);
+  rotation.replace(["b", "c"]);
+  assert.equal(rotation.next(1), "c");
+  rotation.replace(["c"]);
+  rotation.replace(["b"]);
+  assert.equal(rotation.next(1), "b"); // who has left is forgotten
+});
+
+test("addresses of several servers are checked", () => {
+  for (const wrong of [[], ["127.0.0.1:1", "no port/"], "dns:///host", "dns:///a/b:1"]) {
+    assert.throws(() => openBalanced(wrong, {}), TypeError, String(wrong));
   }
 });

@@ -17,6 +17,7 @@ from headrace.server.config import Settings
 from headrace.server.errors import LoadFailed, ModelNotFound, ModelUnavailable
 from headrace.server.executors.session import Provider
 from headrace.server.http import HttpServer
+from headrace.server.models.operators import OperatorLibraries
 from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
@@ -82,7 +83,10 @@ class App:
             access_log=settings.access_log,
         )
         cache = plan_cache(settings.cache_dir)
-        self._host = Host(Provider(settings.provider), cache, watch=self._watch)
+        operators = OperatorLibraries(settings.operator_libraries or ())
+        self._host = Host(
+            Provider(settings.provider), cache, watch=self._watch, operators=operators
+        )
         self._pressure: Pressure | None = None
         self.registry = Registry(
             Catalogue(settings.models, follow_links=settings.follow_links), self._host
@@ -207,6 +211,7 @@ class App:
                 model.statistics,
                 model.runner.state,
                 model.costs,
+                model.quality,
             )
             for model in self.registry.ready_models()
         ]

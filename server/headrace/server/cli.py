@@ -1,4 +1,5 @@
-"""The command line: `headrace serve`, `demo`, `inspect`, `top`, `health` and `bench`."""
+"""The command line: `headrace serve`, `demo`, `inspect`, `batch`, `top`, `health`
+and `bench`."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import sys
 import typing
 from collections.abc import Sequence
 from importlib.metadata import version
+
+from headrace.server.batch.arguments import add_arguments
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -110,10 +113,33 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument(
         "--timeout", type=_interval, default=5.0, help="seconds to wait for its answer (default 5)"
     )
+    _add_tls(health)
+    batch = commands.add_parser("batch", help="compute answers for files of inputs, offline")
+    batch.set_defaults(run=_batch, parser=batch)
+    add_arguments(batch)
     commands.add_parser(
         "bench", help="load-test any server of the protocol; bench --help tells more"
     )
     return parser
+
+
+def _add_tls(health: argparse.ArgumentParser) -> None:
+    health.add_argument("--tls", action="store_true", help="ask over TLS; implied by what follows")
+    health.add_argument(
+        "--ca", metavar="FILE", help="PEM file of who signs servers (HEADRACE_HEALTH_CA)"
+    )
+    health.add_argument(
+        "--certificate",
+        metavar="FILE",
+        help="PEM file of a client certificate (HEADRACE_HEALTH_CERTIFICATE)",
+    )
+    health.add_argument("--key", metavar="FILE", help="PEM file of its key (HEADRACE_HEALTH_KEY)")
+    health.add_argument(
+        "--server-name",
+        metavar="NAME",
+        help="name in the server's certificate, where it is not that of ADDRESS "
+        "(HEADRACE_HEALTH_SERVER_NAME)",
+    )
 
 
 def _interval(text: str) -> float:
@@ -198,7 +224,13 @@ def _top(namespace: argparse.Namespace) -> int:
 def _health(namespace: argparse.Namespace) -> int:
     from headrace.server.health import main as health
 
-    return health(namespace.address, namespace.service, namespace.timeout)
+    return health(namespace)
+
+
+def _batch(namespace: argparse.Namespace) -> int:
+    from headrace.server.batch.command import main as batch
+
+    return batch(namespace)
 
 
 if __name__ == "__main__":

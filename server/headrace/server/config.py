@@ -6,14 +6,19 @@ import os
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from headrace.server.errors import ConfigurationError
 
 PREFIX = "HEADRACE_"
+
+
+def _split(value: Any) -> Any:
+    """Paths in one text, as flags and the environment have them."""
+    return _paths(value) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -30,6 +35,10 @@ class Settings(BaseModel):
     follow_links: bool = Field(
         default=False,
         description="models may be links, or hold links, that lead out of their repository",
+    )
+    operator_libraries: Annotated[list[pathlib.Path] | None, BeforeValidator(_split)] = Field(
+        default=None,
+        description="custom operators' libraries that models may name: files, and folders of them",
     )
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(
@@ -144,7 +153,10 @@ class Settings(BaseModel):
 
 
 def _misfits(settings: Settings) -> Iterator[str]:
-    """A line for each setting that does not go with another."""
+    """A line for each setting that does not go with another, or with what is there."""
+    for path in settings.operator_libraries or ():
+        if not path.exists():
+            yield f"operator_libraries: no such file or folder: {path}"
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is not None and key is None:
         yield "tls_key: expected the certificate's key, since tls_certificate is set, got nothing"

@@ -85,6 +85,7 @@ TABLE: dict[type[Exception], Row] = {
     ModelNotFound: Row(grpc.StatusCode.NOT_FOUND, 404, "MODEL_NOT_FOUND"),
     InvalidInput: Row(grpc.StatusCode.INVALID_ARGUMENT, 400, "INVALID_INPUT"),
     batcher.Overloaded: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "OVERLOADED"),
+    batcher.Overtaken: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "OVERTAKEN"),
     batcher.DeadlineTooShort: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "DEADLINE_TOO_SHORT"),
     batcher.Expired: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "EXPIRED_IN_QUEUE"),
     DeadlineExceeded: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "EXPIRED_ON_ARRIVAL"),

@@ -23,6 +23,7 @@ from headrace.server.executors.onnx import Key, Payload
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import ModelSpec, TensorSpec
+from headrace.server.quality.answers import Name
 
 _LOWEST_PRIORITY = 100
 # Rows that hold nothing cost no bytes: their number is the caller's word alone, and is counted.
@@ -73,7 +74,8 @@ class InferenceRequest:
     it takes. states: of a stateful model, what came out of the run before, in the order of its
     contract's states; empty to start from zeros. sequence: whose states those are, by the caller's
     own parameters. kind: shared by requests that are alike in everything but their arrays, arrival,
-    remaining, caller and states; None where nothing is known of that.
+    remaining, caller, identity, id and states; None where nothing is known of that. id: the
+    caller's own name for it. identity: who calls, empty where the server does not ask.
     """
 
     model: str
@@ -89,6 +91,8 @@ class InferenceRequest:
     states: Sequence[Array] = ()
     sequence: SequencePlace | None = None
     kind: Kind | None = None
+    id: str = ""
+    identity: str = ""
 
 
 @dataclass(slots=True)
@@ -140,6 +144,15 @@ class Submitted:
 
     def result(self, answer: Answer) -> InferenceResult:
         """What `answer`, which the future ended with, says to the caller."""
+        result = self._result(answer)
+        quality = self.model.quality
+        if quality is not None:
+            request = self.request
+            name = Name(request.identity, request.id)
+            quality.answered(name, request.inputs, result.outputs)
+        return result
+
+    def _result(self, answer: Answer) -> InferenceResult:
         model, key, known = self.model, self.work.key, self.known
         if known is not None and model.lengths is None:
             outputs = list(zip(known.outputs, answer.result, strict=True))

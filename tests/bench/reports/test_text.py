@@ -75,7 +75,7 @@ def test_markdown_has_every_section(whole: Report) -> None:
     written = markdown.table(whole)
     for section in whole.sections:
         assert f"**{section.title}.**" in written
-    assert "| headrace ÷ triton | p99 latency | 0.58× (0.47 to 0.71) | better |" in written
+    assert " 0.58× (0.47 to 0.71), better |" in written
 
 
 def interval(start: float, ok: int = 10, errors: int = 0, p99: float | None = 4.0) -> Interval:

@@ -67,13 +67,16 @@ def test_the_sensible_layouts_use_every_core() -> None:
     assert layouts == [(4, 1), (1, 4), (2, 2)]
 
 
-def chosen(*measured: tuple[int, float, float], origin: str = "measured") -> tuple[int, int | None]:
+def chosen(
+    *measured: tuple[int, float, float], origin: str = "measured", guessed: bool = False
+) -> tuple[int, int | None]:
     """The threads of the main and of the lone layout, given (threads, alone, rate) of each."""
     layouts = tuple(
         Measured(Layout(SessionOptions(intra_op_threads=n), 4 // n), alone, rate, Profile())
         for n, alone, rate in measured
     )
-    found = choose(Plan(layouts[0].layout, origin=origin, measured=layouts))
+    plan = Plan(layouts[0].layout, origin=origin, measured=layouts)
+    found = choose(plan, guessed=guessed)
     lone = found.lone.session.intra_op_threads if found.lone else None
     return found.main.session.intra_op_threads, lone
 
@@ -89,6 +92,12 @@ def test_one_layout_may_be_best_at_both() -> None:
 
 def test_noise_does_not_make_a_layout_better() -> None:
     assert chosen((1, 4.0, 480), (4, 3.9, 490)) == (1, None)
+
+
+def test_at_a_size_that_was_guessed_more_threads_are_kept_ready_and_no_more() -> None:
+    assert chosen((1, 0.1, 9000), (4, 0.3, 3000), (2, 0.2, 5000), guessed=True) == (1, 4)
+    assert chosen((1, 4.0, 480), (4, 2.0, 700), guessed=True) == (1, 4)
+    assert chosen((1, 4.0, 480), guessed=True) == (1, None)
 
 
 def test_after_a_disturbed_measurement_what_may_be_sooner_is_kept_ready() -> None:

@@ -12,10 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace.inference.v2 import model_config_pb2 as config_pb
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
-from headrace.server.models.options import from_config
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
 from headrace.server.models.served import Host
@@ -209,13 +207,6 @@ async def test_a_model_with_tensors_beside_it_loads_and_one_with_others_does_not
             await registry.load("bad")
     finally:
         await registry.drain()
-
-
-def test_libraries_of_custom_operators_are_refused() -> None:
-    config = config_pb.ModelConfig(name="m")
-    config.model_operations.op_library_filename.append("evil.so")
-    with pytest.raises(LoadFailed, match=r"op_library_filename: custom operators .*'evil\.so'"):
-        from_config(config, "m")
 
 
 async def test_operators_that_nobody_knows_are_refused(tmp_path: pathlib.Path) -> None:

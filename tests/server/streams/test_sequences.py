@@ -196,3 +196,24 @@ async def test_a_cancelled_request_gives_its_turn_away(sequences: Sequences) -> 
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(found[1], asyncio.CancelledError)
     assert [isinstance(one, BaseException) for one in found] == [False, True, False]
+
+
+async def test_a_sequence_belongs_to_who_began_it(model: ServedModel, sequences: Sequences) -> None:
+    """Two who use one id share nothing, and nobody goes on with another's."""
+    xs = {who: [window(10 * at + step) for step in range(3)] for at, who in enumerate(("a", "b"))}
+    expected = {who: await loop(model, xs[who]) for who in xs}
+
+    async def answer_to(who: str, step: int, **flags: bool) -> Any:
+        request = ask(xs[who][step], SequencePlace(7, **flags), identity=who)
+        return (await sequences.infer(request)).outputs[0][1]
+
+    for step in range(2):
+        for who in xs:
+            found = await answer_to(who, step, start=step == 0)
+            np.testing.assert_allclose(found, expected[who][step], atol=1e-6)
+    with pytest.raises(InvalidInput, match="expected sequence_start"):
+        await sequences.infer(ask(window(0), SequencePlace(7), identity="c"))
+    await answer_to("b", 0, start=True, end=True)
+    found = await answer_to("a", 2, end=True)
+    np.testing.assert_allclose(found, expected["a"][2], atol=1e-6)
+    assert len(sequences) == 0

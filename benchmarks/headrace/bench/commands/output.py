@@ -60,8 +60,8 @@ def finish(
         targets=tuple(target.model_dump(mode="json") for target in targets),
         sections=tuple(sections),
     )
-    terminal.show(report, Console())
     write(given.json, lambda: report.model_dump_json(indent=1))
+    terminal.show(report, Console())
     write(given.html, lambda: html.page(report))
     if not any(measurement.ok for section in sections for measurement in section.measurements):
         print("headrace bench: no request was answered OK", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands that measure nothing: compare, report, schema, scenarios."""
+"""The commands that measure nothing: compare, report, best, schema, scenarios."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from headrace.bench.errors import BenchError
 from headrace.bench.peer import available
 from headrace.bench.questions.compare import Change, Comparison, compare
 from headrace.bench.reports import html, markdown, terminal
+from headrace.bench.reports.best import best
 from headrace.bench.reports.figures import number
 from headrace.bench.reports.words import figure_words
 from headrace.bench.results import Report
@@ -80,6 +81,15 @@ def run_report(given: argparse.Namespace) -> int:
     output.write(given.markdown, lambda: markdown.table(report))
     if given.html is None and given.markdown is None:
         terminal.show(report, Console())
+    return 0
+
+
+def add_best_command(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reports", type=Path, metavar="A.json", nargs="+")
+
+
+def run_best(given: argparse.Namespace) -> int:
+    print(best([output.read(path) for path in given.reports]))
     return 0
 
 

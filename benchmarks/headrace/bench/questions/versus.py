@@ -15,7 +15,7 @@ FIGURES = ("throughput", "goodput", "p50_ms", "p99_ms", "cpu_us_per_request", "p
 # Of what targets say of themselves: names and sentences, which always differ.
 _NOT_COMPARED = (
     "about", "computes", "configuration", "differs", "inputs", "peer", "ready", "ready_seconds",
-    "settings", "starts", "version",
+    "settings", "starts", "version", "words",
 )  # fmt: skip
 
 
@@ -88,20 +88,23 @@ def value(measurement: Measurement, figure: str) -> float | None:
 
 
 def _differences(sides: Sequence[Job]) -> list[str]:
-    """One line for each thing that the targets say of themselves and not all say alike, and what
-    each says that sets it apart."""
+    """One line for each thing that the targets say of themselves and not all say alike, with those
+    that do; and for each side how it is configured, and what sets it apart."""
     keys = dict.fromkeys(key for job in sides for key in job.target.about)
-    lines = [
-        f"{key.replace('_', ' ')}: "
-        + "; ".join(f"{job.target.name} {job.target.about.get(key, 'unknown')}" for job in sides)
-        for key in keys
-        if key not in _NOT_COMPARED and len({str(job.target.about.get(key)) for job in sides}) > 1
-    ]
-    return lines + [
-        f"{job.target.name}: {line}"
-        for job in sides
-        for line in job.target.about.get("differs", ())
-    ]
+    lines = []
+    for key in keys:
+        said: dict[str, list[str]] = {}
+        for job in sides:
+            said.setdefault(str(job.target.about.get(key, "unknown")), []).append(job.target.name)
+        if key not in _NOT_COMPARED and len(said) > 1:
+            told = "; ".join(f"{', '.join(names)} {value}" for value, names in said.items())
+            lines.append(f"{key.replace('_', ' ')}: {told}")
+    apart: dict[str, list[str]] = {}
+    for job in sides:
+        words = job.target.about.get("words")
+        for line in (*([words] if words else ()), *job.target.about.get("differs", ())):
+            apart.setdefault(line, []).append(job.target.name)
+    return lines + [f"{', '.join(names)}: {line}" for line, names in apart.items()]
 
 
 def _doubts(turns: int, confidence: float) -> list[str]:

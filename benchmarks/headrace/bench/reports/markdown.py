@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from headrace.bench.reports.figures import ANSWERS, COSTS, names, shown, summary
 from headrace.bench.reports.words import (
     answer,
+    cell_words,
     concerns,
-    figure_words,
-    interval_words,
-    judgement,
+    ratio_grid,
 )
 from headrace.bench.results import Report, Section
 
@@ -43,21 +42,18 @@ def _section(section: Section) -> list[str]:
             for line, name in zip(lines, names(lines), strict=True)
         ]
         head = ["", *(column.heading for column in columns)]
-        parts.append(_grid(head, body, numbers=range(1, len(head))))
+        parts.append(grid(head, body, numbers=range(1, len(head))))
     if section.ratios:
-        first = section.ratios[0]
-        body = [
-            [f"{r.side} ÷ {r.base}", figure_words(r.figure), interval_words(r), judgement(r)]
-            for r in section.ratios
-        ]
-        interval = f"median ({first.confidence:.0%} interval)"
-        parts.append(_grid(["sides", "figure", interval, "difference"], body, numbers=(2,)))
+        figures, pairs = ratio_grid(section.ratios)
+        body = [[name, *map(cell_words, found)] for name, found in pairs]
+        corner = f"median ratio ({section.ratios[0].confidence:.0%} interval)"
+        parts.append(grid([corner, *figures], body, numbers=()))
     if section.notes:
         parts.append("\n".join(f"- {_plain(note)}" for note in section.notes))
     return parts
 
 
-def _grid(head: list[str], body: list[list[str]], numbers: Sequence[int]) -> str:
+def grid(head: list[str], body: list[list[str]], numbers: Sequence[int]) -> str:
     """A table whose columns at the places `numbers` are aligned to the right."""
     rule = ["---:" if place in numbers else "---" for place in range(len(head))]
     rows = [map(_plain, head), rule, *(map(_plain, row) for row in body)]

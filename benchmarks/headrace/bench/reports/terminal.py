@@ -22,13 +22,15 @@ from headrace.bench.reports.figures import (
 from headrace.bench.reports.words import (
     Judgement,
     answer,
+    cell_words,
     concerns,
     facts,
     figure_words,
     interval_words,
     judgement,
+    ratio_grid,
 )
-from headrace.bench.results import Report, Section
+from headrace.bench.results import Ratio, Report, Section
 
 _STYLES: dict[Judgement, str] = {
     "better": "green",
@@ -97,17 +99,27 @@ def _errors(lines: Sequence[Row], console: Console) -> None:
 
 def _ratios(section: Section) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    several = len({(r.side, r.base) for r in section.ratios}) > 1
     first = section.ratios[0]
-    table.add_column(Text("ratio" if several else f"{first.side} ÷ {first.base}"), overflow="fold")
+    figures, pairs = ratio_grid(section.ratios)
+    if len(pairs) > 1:
+        table.add_column(f"median ratio ({first.confidence:.0%} interval)", overflow="fold")
+        for figure in figures:
+            table.add_column(figure)
+        for name, found in pairs:
+            table.add_row(Text(name), *map(_ratio, found))
+        return table
+    table.add_column(Text(f"{first.side} ÷ {first.base}"), overflow="fold")
     table.add_column(f"median ({first.confidence:.0%} interval)", justify="right")
     table.add_column("difference")
     for ratio in section.ratios:
         judged = judgement(ratio)
-        name = figure_words(ratio.figure)
         table.add_row(
-            Text(f"{ratio.side} ÷ {ratio.base}, {name}" if several else name),
+            Text(figure_words(ratio.figure)),
             interval_words(ratio),
             Text(f"real: {judged}" if ratio.real else judged, style=_STYLES[judged]),
         )
     return table
+
+
+def _ratio(ratio: Ratio | None) -> Text:
+    return Text(cell_words(ratio), style=_STYLES[judgement(ratio)] if ratio else "")

@@ -37,6 +37,7 @@ _FIGURES = {
     "memory": "peak memory",
     "rate": "highest rate",
 }
+_TOLD_APART = 4  # pairs of sides that get a sentence each
 _MORE_IS_BETTER = ("throughput", "goodput", "highest rate")
 _LESS_IS_BETTER = ("latency", "CPU", "memory", "energy", "error", "fail", "queue", "start")
 
@@ -73,6 +74,25 @@ def interval_words(ratio: Ratio) -> str:
     """The median, and the interval in brackets."""
     median, low, high = (times(ratio, v) for v in (ratio.median, ratio.low, ratio.high))
     return f"{median}× ({low} to {high})"
+
+
+def ratio_grid(ratios: Sequence[Ratio]) -> tuple[list[str], list[tuple[str, list[Ratio | None]]]]:
+    """The figures compared, and for each pair of sides its ratio of each figure."""
+    figures = list(dict.fromkeys(ratio.figure for ratio in ratios))
+    pairs: dict[tuple[str, str], dict[str, Ratio]] = {}
+    for ratio in ratios:
+        pairs.setdefault((ratio.side, ratio.base), {})[ratio.figure] = ratio
+    return [figure_words(figure) for figure in figures], [
+        (f"{side} ÷ {base}", [found.get(figure) for figure in figures])
+        for (side, base), found in pairs.items()
+    ]
+
+
+def cell_words(ratio: Ratio | None) -> str:
+    """A ratio in a table that is read by row and column."""
+    if ratio is None:
+        return NOTHING
+    return interval_words(ratio) + (f", {judgement(ratio)}" if ratio.real else ", not shown")
 
 
 def verdict(ratio: Ratio) -> str:
@@ -158,11 +178,28 @@ def _curve(section: Section) -> str:
 
 def _versus(section: Section) -> str:
     pairs = dict.fromkeys((ratio.side, ratio.base) for ratio in section.ratios)
+    if len(pairs) > _TOLD_APART:
+        return _against_many(section.ratios)
     told: list[Ratio] = []
     for pair in pairs:
         first = _first([ratio for ratio in section.ratios if (ratio.side, ratio.base) == pair])
         told += first if len(pairs) <= 2 else [_telling(first)]
     return " ".join(f"{_capital(verdict(ratio))}." for ratio in told)
+
+
+def _against_many(ratios: Sequence[Ratio]) -> str:
+    """The first figure alone, the sides put together by what was found."""
+    figure = ratios[0].figure
+    found: dict[Judgement, list[Ratio]] = {}
+    for ratio in (r for r in ratios if r.figure == figure):
+        found.setdefault(judgement(ratio), []).append(ratio)
+    told = []
+    for judged, group in found.items():
+        than = (
+            "no difference was shown from" if judged == "no difference shown" else f"{judged} than"
+        )
+        told.append(f"{than} {', '.join(f'{r.base} ({times(r, r.median)}×)' for r in group)}")
+    return f"{_capital(figure_words(figure))} of {ratios[0].side}: {'; '.join(told)}."
 
 
 def _first(ratios: Sequence[Ratio]) -> list[Ratio]:

@@ -27,6 +27,7 @@ from headrace.client.errors import (
     Unavailable,
     Unimplemented,
 )
+from headrace.client.feedback import Truth
 from headrace.client.options import InferOptions
 from headrace.client.results import (
     InferResult,
@@ -80,6 +81,7 @@ __all__ = [
     "StreamSummary",
     "Tensor",
     "TensorMetadata",
+    "Truth",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

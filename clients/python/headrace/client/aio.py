@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from headrace.client import messages
-from headrace.client.channel import ChannelOptions, for_streams, settings
+from headrace.client import feedback, messages
+from headrace.client.channel import ChannelOptions, for_streams, settings, with_token
 from headrace.client.errors import from_rpc_error
+from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
 from headrace.client.options import InferKeywords, InferOptions
 from headrace.client.results import (
@@ -29,6 +30,7 @@ from headrace.client.stream_aio import AsyncSensorStream, AsyncStreamConnection
 from headrace.client.stream_options import Framing, StreamKeywords, StreamOptions
 from headrace.client.stream_upload import Plan
 from headrace.client.tensors import Inputs
+from headrace.feedback.v1.feedback_pb2_grpc import FeedbackStub
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.inference.v2.model_config_pb2 import ModelConfig
@@ -53,13 +55,15 @@ class AsyncClient:
         channel: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
         headers: Headers | None = None,
+        token: str | None = None,
     ) -> None:
         self._address = address
         self._options = channel or ChannelOptions()
+        self._headers = with_token(headers, token, self._options)
         self._channel = _open(address, self._options)
         self._stub = GRPCInferenceServiceStub(self._channel)
+        self._feedback = FeedbackStub(self._channel)
         self._retry = retry or RetryPolicy()
-        self._headers = headers
         self._stream_channel: grpc.aio.Channel | None = None
         self._streams: AsyncStreamConnection | None = None
 
@@ -204,10 +208,28 @@ class AsyncClient:
         """Stop serving a model."""
         await self._run(messages.unload_model(model), deadline)
 
+    async def report(
+        self,
+        model: str,
+        truths: Mapping[str, Truth],
+        version: str = "",
+        *,
+        deadline: float | None = None,
+    ) -> tuple[str, ...]:
+        """Tell what was right, by the ids of earlier requests: see `Client.report`."""
+        return await self._run(feedback.report(model, version, truths), deadline)
+
+    async def reset_reference(
+        self, model: str, version: str = "", *, deadline: float | None = None
+    ) -> None:
+        """Have the model's next requests be what later ones are compared with for drift."""
+        await self._run(feedback.reset_reference(model, version), deadline)
+
     async def _run(
         self, call: Call[T], deadline: float | None, headers: Headers | None = None
     ) -> T:
-        method = getattr(self._stub, call.method)
+        stub: Any = self._feedback if call.of_feedback else self._stub
+        method = getattr(stub, call.method)
         metadata = messages.metadata(self._headers, headers)
         attempts = Attempts(self._retry if call.repeatable else NO_RETRY, deadline)
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Literal, TypedDict
 
 import grpc
 
+from headrace.client.messages import Headers
+
 Secret = bytes | str | Path
 """PEM data as bytes, or the path of a file that holds it."""
+# RFC 6750, b64token.
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class ChannelOptions:
         address.
     compression: of what is sent. Tensors rarely repay it.
     arguments: further gRPC channel arguments by name; they win over those set here.
+    token_in_plain_text: send a client's token even without TLS, where whoever is on the way can
+        read it: to a server on the same machine, or where something else encrypts.
     """
 
     tls: TLS | None = None
@@ -71,10 +78,30 @@ class ChannelOptions:
     authority: str = ""
     compression: grpc.Compression | None = None
     arguments: Mapping[str, str | int] = field(default_factory=dict)
+    token_in_plain_text: bool = False
 
     def __post_init__(self) -> None:
         if self.keepalive_seconds is not None and self.keepalive_seconds <= 0:
             raise ValueError(f"keepalive_seconds must be above 0, got {self.keepalive_seconds}")
+
+
+def with_token(
+    headers: Headers | None, token: str | None, options: ChannelOptions
+) -> Headers | None:
+    """`headers`, and `token` as a bearer token (RFC 6750).
+
+    Raises ValueError where that would go out in plain text unasked, or is no token.
+    """
+    if token is None:
+        return headers
+    if not _TOKEN.fullmatch(token):  # and is not shown: it may be one but for a line break
+        raise ValueError("token: expected letters, digits and -._~+/=, got something else")
+    if options.tls is None and not options.token_in_plain_text:
+        raise ValueError(
+            "token: expected channel=ChannelOptions(tls=...) with it, since others could read it "
+            "on its way; ChannelOptions(token_in_plain_text=True) sends it all the same"
+        )
+    return {**(headers or {}), "authorization": f"Bearer {token}"}
 
 
 class ChannelSettings(TypedDict):

@@ -42,6 +42,7 @@ SOLO_PARAMETER = "headrace_solo"
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A unary call: method of the service, request, and how to read the response.
+    `of_feedback`: the service is Feedback, not that of inference.
 
     Not `repeatable` is a call whose second arrival could be noticed; it is never retried.
     """
@@ -50,6 +51,7 @@ class Call(Generic[T]):
     request: Message
     read: Callable[[Any], T]
     repeatable: bool = True
+    of_feedback: bool = False
 
 
 def infer(model: str, inputs: Inputs, options: InferOptions) -> Call[InferResult]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from headrace.client import messages
-from headrace.client.channel import ChannelOptions, for_streams, settings
+from headrace.client import feedback, messages
+from headrace.client.channel import ChannelOptions, for_streams, settings, with_token
 from headrace.client.errors import from_rpc_error
+from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
 from headrace.client.options import InferKeywords, InferOptions
 from headrace.client.results import (
@@ -29,6 +30,7 @@ from headrace.client.stream_options import Framing, StreamKeywords, StreamOption
 from headrace.client.stream_sync import SensorStream, StreamConnection
 from headrace.client.stream_upload import Plan
 from headrace.client.tensors import Inputs
+from headrace.feedback.v1.feedback_pb2_grpc import FeedbackStub
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.inference.v2.model_config_pb2 import ModelConfig
@@ -41,7 +43,9 @@ class Client:
     """A connection to a server of the Open Inference Protocol; one may serve many threads.
 
     `address` is `host:port`, or any target that gRPC understands (`dns:///...`, `unix:...`).
-    `headers` are sent with every call. The connection is made by the first call.
+    `headers` are sent with every call, and so is `token`, as a bearer token: over TLS, unless
+    `ChannelOptions.token_in_plain_text` allows it without. The connection is made by the first
+    call.
 
     Every method takes `deadline`, in seconds for the whole call with its retries, None for no
     limit; and raises the exceptions of `headrace.client.errors`.
@@ -54,13 +58,15 @@ class Client:
         channel: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
         headers: Headers | None = None,
+        token: str | None = None,
     ) -> None:
         self._address = address
         self._options = channel or ChannelOptions()
+        self._headers = with_token(headers, token, self._options)
         self._channel = _open(address, self._options)
         self._stub = GRPCInferenceServiceStub(self._channel)
+        self._feedback = FeedbackStub(self._channel)
         self._retry = retry or RetryPolicy()
-        self._headers = headers
         self._stream_channel: grpc.Channel | None = None
         self._streams: StreamConnection | None = None
         self._opening = threading.Lock()
@@ -219,8 +225,33 @@ class Client:
         """Stop serving a model."""
         self._run(messages.unload_model(model), deadline)
 
+    def report(
+        self,
+        model: str,
+        truths: Mapping[str, Truth],
+        version: str = "",
+        *,
+        deadline: float | None = None,
+    ) -> tuple[str, ...]:
+        """Tell what was right, by the ids of earlier requests (Headrace servers only).
+
+        `Truth` says what may be told; an empty `version` stands for whichever answered. Returns the
+        ids whose answers the server does not have: not sampled, forgotten, or scored already.
+
+        Raises TypeError for what is no truth, `InvalidInput` for one that does not fit its answer,
+        `Unimplemented` where nobody watches how good the model's answers are.
+        """
+        return self._run(feedback.report(model, version, truths), deadline)
+
+    def reset_reference(
+        self, model: str, version: str = "", *, deadline: float | None = None
+    ) -> None:
+        """Have the model's next requests be what later ones are compared with for drift."""
+        self._run(feedback.reset_reference(model, version), deadline)
+
     def _run(self, call: Call[T], deadline: float | None, headers: Headers | None = None) -> T:
-        method = getattr(self._stub, call.method)
+        stub: Any = self._feedback if call.of_feedback else self._stub
+        method = getattr(stub, call.method)
         metadata = messages.metadata(self._headers, headers)
         attempts = Attempts(self._retry if call.repeatable else NO_RETRY, deadline)
         while True:

@@ -26,12 +26,14 @@ class SessionOptions:
 
     intra_op_threads: threads within one operator; 1 runs on the executor's own thread.
     inter_op_threads: threads across operators; above 1 the graph runs in parallel mode.
+    operator_libraries: of custom operators, to be loaded with it.
     """
 
     provider: Provider = Provider.CPU
     intra_op_threads: int = 1
     inter_op_threads: int = 1
     device_id: int = 0
+    operator_libraries: tuple[pathlib.Path, ...] = ()
 
 
 def resolve(wanted: Provider) -> Provider:
@@ -66,6 +68,8 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
     # What fails is raised too; ONNX Runtime's own lines would come between ours, uncaught by any
     # handler, one for each failing or cancelled run.
     settings.log_severity_level = 4
+    for library in options.operator_libraries:
+        _register(settings, library)
     try:
         session = ort.InferenceSession(str(path), settings, providers=_providers(options))
     except Exception as error:
@@ -77,6 +81,13 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
             "libraries (headrace[gpu] brings them) can be found"
         )
     return session
+
+
+def _register(settings: ort.SessionOptions, library: pathlib.Path) -> None:
+    try:
+        settings.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise LoadFailed(f"{library}: is no library of custom operators: {error}") from error
 
 
 def _providers(options: SessionOptions) -> list[Any]:

@@ -20,16 +20,19 @@ from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
 from headrace.server.models.controls import ControlDeclaration, ControlKind
 from headrace.server.models.states import StateDeclaration
+from headrace.server.quality.options import QualityOptions, from_text
 
 _DATATYPE_NAMES = {d.config_value: d.name for d in DATATYPES.values()}
 _THREAD_PARAMETERS = {
     "intra_op_thread_count": "intra_op_threads",
     "inter_op_thread_count": "inter_op_threads",
 }
+# TOML, as the table [quality] of model.toml.
+_QUALITY_PARAMETER = "headrace_quality"
 _HONOURED = {
     "name", "platform", "backend", "runtime", "max_batch_size", "version_policy", "input",
     "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
-    "sequence_batching",
+    "sequence_batching", "model_operations",
 }  # fmt: skip
 _HONOURED_BATCHING = {
     "preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy",
@@ -85,6 +88,8 @@ class ModelOptions:
     states: outputs that feed inputs of the next run. controls: inputs that tell of a row's
     sequence. constants: inputs that are the same at every run, by name. max_sequence_idle: seconds
     until a sequence that nobody continues is forgotten.
+    operator_libraries: of custom operators, as the configuration names them. quality: how answers
+    are watched, None for not at all.
     not_honoured: keys that were set and have no effect here.
     """
 
@@ -113,6 +118,8 @@ class ModelOptions:
     controls: tuple[ControlDeclaration, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     max_sequence_idle: float | None = None
+    operator_libraries: tuple[str, ...] = ()
+    quality: QualityOptions | None = None
     source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
 
 
@@ -151,6 +158,8 @@ class _Toml(BaseModel):
     state: list[_TomlState] = Field(default_factory=list)
     constants: dict[str, Any] = Field(default_factory=dict)
     max_sequence_idle: float | None = Field(default=None, gt=0)
+    operator_libraries: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    quality: QualityOptions | None = None
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:
@@ -190,7 +199,8 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
     _check_inside("filename", values.filename)
-    given = values.model_dump(exclude={"versions", "state"})
+    given = values.model_dump(exclude={"versions", "state", "quality"})
+    given["quality"] = values.quality
     given["padding"] = values.padding == "auto"
     given["states"] = tuple(
         StateDeclaration(state.input, state.output, state.batch_axis, state.dims)
@@ -212,11 +222,6 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         raise LoadFailed(f"backend/platform: expected onnxruntime, got '{kind}'")
     _check_numbers(config)
     _check_inside("default_model_filename", config.default_model_filename)
-    for library in config.model_operations.op_library_filename:
-        raise LoadFailed(
-            "model_operations.op_library_filename: custom operators are not loaded, a library's "
-            f"code would run in this process, got '{library}'"
-        )
     for tensor in config.output:
         _check_inside("output.label_filename", tensor.label_filename)
     batching = config.dynamic_batching
@@ -243,6 +248,8 @@ def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
         states=_states(config.sequence_batching),
         controls=_controls(config.sequence_batching),
         max_sequence_idle=config.sequence_batching.max_sequence_idle_microseconds / 1e6 or None,
+        operator_libraries=tuple(config.model_operations.op_library_filename),
+        quality=_quality(config.parameters),
         not_honoured=tuple(_not_honoured(config)),
         source=config,
     )
@@ -338,6 +345,13 @@ def _threads(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _quality(parameters: Mapping[str, Any]) -> QualityOptions | None:
+    if _QUALITY_PARAMETER not in parameters:
+        return None
+    text = parameters[_QUALITY_PARAMETER].string_value
+    return from_text(f"parameters.{_QUALITY_PARAMETER}", text)
+
+
 def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":
@@ -373,7 +387,8 @@ def _not_honoured(config: pb.ModelConfig) -> list[str]:
         found += _unknown(group, _HONOURED_INSTANCES, "instance_group.")
     if len({gpu for group in config.instance_group for gpu in group.gpus}) > 1:
         found.append("instance_group: gpus beyond the first")
-    found += [f"parameters.{key}" for key in config.parameters if key not in _THREAD_PARAMETERS]
+    known = {*_THREAD_PARAMETERS, _QUALITY_PARAMETER}
+    found += [f"parameters.{key}" for key in config.parameters if key not in known]
     return sorted(set(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass, replace
 
 from headrace.server.executors.cpus import usable_cpus
@@ -89,15 +90,19 @@ class Plan:
         return words
 
 
-def configured(options: ModelOptions, preferred: Provider) -> Plan:
+def configured(
+    options: ModelOptions, preferred: Provider, libraries: tuple[pathlib.Path, ...] = ()
+) -> Plan:
     """What `options` ask for; where they leave it open, a single-threaded executor per CPU.
+    `libraries` of custom operators are loaded with each session.
 
     Raises LoadFailed when the provider cannot be had.
     """
     provider = resolve(options.provider or preferred)
     threads = options.intra_op_threads or 1
     instances = options.instances or (_fitting(threads) if provider is Provider.CPU else 1)
-    session = SessionOptions(provider, threads, options.inter_op_threads or 1, options.device_id)
+    between, device = options.inter_op_threads or 1, options.device_id
+    session = SessionOptions(provider, threads, between, device, libraries)
     helpers = None
     if options.cpu_helpers and provider is Provider.CUDA:
         helpers = Layout(replace(session, provider=Provider.CPU), options.cpu_helpers)
@@ -124,9 +129,17 @@ def candidates(options: SessionOptions) -> list[Layout]:
     return [Layout(replace(options, intra_op_threads=n), _fitting(n)) for n in threads]
 
 
-def choose(plan: Plan) -> Plan:
-    """`plan` with the main and the lone layout that its measurements suggest."""
+def choose(plan: Plan, *, guessed: bool = False) -> Plan:
+    """`plan` with the main and the lone layout that its measurements suggest.
+
+    guessed: inputs have dimensions whose usual size is not known. What was measured at some small
+    size says little about larger rows. So the main layout is the one that nearly always has the
+    highest rate, of one thread each, and that of most threads is kept for requests to tell.
+    """
     by_threads = sorted(plan.measured, key=lambda m: m.layout.session.intra_op_threads)
+    if guessed:
+        main, lone = by_threads[0], by_threads[-1]
+        return replace(plan, main=main.layout, lone=None if lone is main else lone.layout)
     main = lone = by_threads[0]
     for other in by_threads[1:]:
         if other.rate > _CLEARLY_FASTER * main.rate:

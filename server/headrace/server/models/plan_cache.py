@@ -22,7 +22,7 @@ import onnxruntime as ort
 
 from headrace.server.executors.cpus import usable_cpus
 from headrace.server.models.plan import Layout, Measured, Plan, choose
-from headrace.server.models.probe import Recipe
+from headrace.server.models.probe import Recipe, has_open_dimensions
 from headrace.server.models.profile import Profile, profile_key
 from headrace.server.models.spec import ModelSpec
 
@@ -61,7 +61,8 @@ class PlanCache:
             stale = _differences(kept["fingerprint"], _fingerprint(spec, plan))
             if not stale:
                 measured = tuple(_read(entry, spec, plan.main) for entry in kept["measured"])
-                return choose(replace(plan, origin="measured before", measured=measured))
+                plan = replace(plan, origin="measured before", measured=measured)
+                return choose(plan, guessed=has_open_dimensions(spec))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -40,6 +40,7 @@ from headrace.server.models.plan import (
     is_open,
 )
 from headrace.server.models.plan_cache import PlanCache
+from headrace.server.models.probe import has_open_dimensions
 from headrace.server.models.profile import Profile, profile, synthetic_rows
 from headrace.server.models.spec import ModelSpec
 
@@ -123,7 +124,9 @@ def measure(subject: Subject, plan: Plan) -> Plan:
     spec, first, began = subject.spec, subject.first, time.perf_counter()
     base = profile(spec, first)
     alone = _alone(base)
-    if base.key is None or alone < _WORTH_DIVIDING or subject.path.stat().st_size > _LARGEST_TWICE:
+    guessed = has_open_dimensions(spec)
+    worth = alone >= _WORTH_DIVIDING or guessed
+    if base.key is None or not worth or subject.path.stat().st_size > _LARGEST_TWICE:
         return replace(plan, origin="not measured", measured=(_unmeasured(plan.main, base),))
     tried = [(plan.main, [first] * plan.main.instances, base)]
     for layout in candidates(plan.main.session)[1:]:
@@ -147,7 +150,7 @@ def measure(subject: Subject, plan: Plan) -> Plan:
         for place, (layout, _, costs) in enumerate(tried)
     )
     origin = DISTURBED if min(shares) < _UNDISTURBED else "measured"
-    return choose(replace(plan, origin=origin, measured=measured))
+    return choose(replace(plan, origin=origin, measured=measured), guessed=guessed)
 
 
 def _unmeasured(layout: Layout, costs: Profile) -> Measured:

@@ -49,12 +49,16 @@ class Recipe:
     integers: int = INTEGERS[0]
 
 
+def has_open_dimensions(spec: ModelSpec) -> bool:
+    """Whether rows may differ in size, so that synthetic ones have a size that was guessed."""
+    return any(-1 in _inner(tensor) for tensor in spec.inputs if not tensor.optional)
+
+
 def recipes(spec: ModelSpec) -> Iterator[Recipe]:
     """The recipes worth trying on `spec`'s model, until it accepts one."""
     required = [tensor for tensor in spec.inputs if not tensor.optional]
-    has_open = any(-1 in _inner(tensor) for tensor in required)
     has_integers = any(tensor.datatype.startswith(("INT", "UINT")) for tensor in required)
-    for variable in VARIABLE if has_open else VARIABLE[:1]:
+    for variable in VARIABLE if has_open_dimensions(spec) else VARIABLE[:1]:
         for integers in INTEGERS if has_integers else INTEGERS[:1]:
             yield Recipe(variable, integers)
 

@@ -21,6 +21,7 @@ from headrace.server.executors.layout import PLAIN
 from headrace.server.executors.onnx import Key, OnnxExecutor, Session, run_session
 from headrace.server.executors.session import Provider, SessionOptions, open_session
 from headrace.server.models.lengths import Lengths
+from headrace.server.models.operators import OperatorLibraries
 from headrace.server.models.options import ModelOptions
 from headrace.server.models.padding import PaddingVerdict, probe_padding
 from headrace.server.models.plan import Layout, Plan, configured
@@ -28,6 +29,7 @@ from headrace.server.models.plan_cache import PlanCache
 from headrace.server.models.planner import Planner, Subject, open_rows
 from headrace.server.models.probe import Verdict, probe, probe_fixed
 from headrace.server.models.profile import synthetic_rows
+from headrace.server.models.quality import check_quality, quality_of
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
 from headrace.server.telemetry.watch import Watch
@@ -43,12 +45,14 @@ class Host:
 
     provider: where a model runs unless its configuration says. cache: where measured plans are
     kept, None for nowhere. device: counts what runs. watch: is told what becomes of requests.
+    operators: libraries that models may have loaded.
     """
 
     provider: Provider = Provider.AUTO
     cache: PlanCache | None = None
     device: Device = field(default_factory=Device)
     watch: Watch = field(default_factory=Watch)
+    operators: OperatorLibraries = field(default_factory=OperatorLibraries)
 
 
 def make_policy(options: ModelOptions) -> Policy:
@@ -85,6 +89,7 @@ class ServedModel:
         self.outputs = {tensor.name: tensor for tensor in spec.outputs}
         self.default_outputs = tuple(t.name for t in spec.outputs if not t.state)
         self.statistics = ModelStatistics()
+        self.quality = quality_of(spec, options.quality, opened.labels)
         self._closing: asyncio.Task[None] | None = None
         self._executors = list(_executors(opened))
         limits = Limits(max_batch_rows=spec.max_batch_size)
@@ -136,6 +141,8 @@ class ServedModel:
         await self.runner.drain()
         for executor in self._executors:
             await asyncio.to_thread(executor.close)
+        if self.quality is not None:
+            self.quality.close()
 
 
 def _executors(opened: Opened) -> Iterator[OnnxExecutor]:
@@ -162,10 +169,12 @@ def examine(
 
     Blocks for as long as that takes. Raises LoadFailed.
     """
-    plan = configured(options, host.provider)
+    libraries = host.operators.find(options.operator_libraries)
+    plan = configured(options, host.provider, libraries)
     first = open_session(path, plan.main.session)
     spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.main.session.provider])
     spec, verdict = _check_rows(spec, first)
+    check_quality(spec, options.quality)
     subject = Subject(spec, path, open_rows(spec, first))
     padding = _check_lengths(spec, subject.first, options)
     labels = _read_labels(path, options)

@@ -106,6 +106,7 @@ def decode(
         caller=caller,
         sequence=asked.sequence,
         kind=asked.kind,
+        id=wire.id,
     )
 
 

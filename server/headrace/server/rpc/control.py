@@ -42,6 +42,11 @@ class ControlService:
         self._is_ready = is_ready
         self._sampling = sampling
 
+    @property
+    def registry(self) -> Registry:
+        """Whose models it tells of."""
+        return self._registry
+
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 

@@ -19,6 +19,8 @@ from headrace.server.errors import InvalidInput, ServerError
 from headrace.server.models.registry import ModelListener
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Engine, choose
+from headrace.server.rpc.feedback import SERVICE as FEEDBACK
+from headrace.server.rpc.feedback import FeedbackService
 from headrace.server.rpc.service import InferenceService, guarded
 from headrace.server.rpc.streams import StreamService
 from headrace.server.rpc.tls import server_credentials
@@ -28,6 +30,8 @@ from headrace.stream.v1 import stream_pb2 as stream_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM_SERVICE = stream_pb.DESCRIPTOR.services_by_name["SensorStream"]
+# Names that grpc.health.v1 knows beside those of models.
+_SERVICES = ("", _SERVICE.full_name, _STREAM_SERVICE.full_name, FEEDBACK.full_name)
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -41,11 +45,11 @@ class Health(ModelListener):
 
     async def start(self) -> None:
         """Known, and not serving yet."""
-        for name in ("", _SERVICE.full_name, _STREAM_SERVICE.full_name):
+        for name in _SERVICES:
             await self.servicer.set(name, _NOT_SERVING)
 
     async def ready(self) -> None:
-        for name in ("", _SERVICE.full_name, _STREAM_SERVICE.full_name):
+        for name in _SERVICES:
             await self.servicer.set(name, _SERVING)
 
     async def set_model(self, name: str, ready: bool) -> None:
@@ -113,6 +117,8 @@ def _grpcio(
         )
     )
     server.add_generic_rpc_handlers((_stream_handler(streams),))
+    feedback = FeedbackService(control.registry, watch, inference.guard)
+    server.add_generic_rpc_handlers((_feedback_handler(feedback),))
     health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, server)
     _add_reflection(server)
     return server
@@ -150,6 +156,16 @@ def _stream_handler(streams: StreamService) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(_STREAM_SERVICE.full_name, {"Stream": method})
 
 
+def _feedback_handler(feedback: FeedbackService) -> grpc.GenericRpcHandler:
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(
+            handler, _lenient(message.FromString), lambda response: response.SerializeToString()
+        )
+        for name, message, handler in feedback.handlers()
+    }
+    return grpc.method_handlers_generic_handler(FEEDBACK.full_name, handlers)
+
+
 def _lenient(parse: Callable[[bytes], Any]) -> Any:
     """`parse`, which gives the error to be answered for what is no such message.
 
@@ -177,6 +193,7 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     names = (
         _SERVICE.full_name,
         _STREAM_SERVICE.full_name,
+        FEEDBACK.full_name,
         health.SERVICE_NAME,
         reflection.SERVICE_NAME,
         _REFLECTION_V1,

@@ -54,6 +54,14 @@ _STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER <
 Received = WireRequest | errors.InvalidInput
 
 
+class Sender(NamedTuple):
+    """caller: whose share of the executors a request takes. identity: who that is, empty where the
+    server does not ask."""
+
+    caller: str
+    identity: str
+
+
 class Begun(NamedTuple):
     """A request that was taken on. Cancelling the future withdraws it."""
 
@@ -116,8 +124,9 @@ class InferenceService:
         call = self._watch.begin(MODEL_INFER, metadata, lambda: asked[0])
         call.caller = caller
         try:
-            call.caller = caller = self._admitted("infer", received, shown) or caller
-            return self._begin(received, call.arrival, remaining, caller, call)
+            identity = self._admitted("infer", received, shown)
+            call.caller = caller = identity or caller
+            return self._begin(received, call.arrival, remaining, Sender(caller, identity), call)
         except Exception as error:
             self._watch.failed(call, error, *asked)
             raise
@@ -154,8 +163,9 @@ class InferenceService:
     ) -> bytes:
         """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
         received = _received(self._reader, data)
-        caller = self._admitted("stream", received, shown) or caller
-        return await self._finished(self._begin(received, arrival, remaining, caller, None))
+        identity = self._admitted("stream", received, shown)
+        sender = Sender(identity or caller, identity)
+        return await self._finished(self._begin(received, arrival, remaining, sender, None))
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         try:
@@ -180,7 +190,7 @@ class InferenceService:
         received: Received,
         arrival: float,
         remaining: float | None,
-        caller: str,
+        sender: Sender,
         call: Call | None,
     ) -> Begun:
         self._last_arrival = arrival
@@ -189,19 +199,20 @@ class InferenceService:
                 raise errors.Draining("the server is shutting down")
             if isinstance(received, errors.InvalidInput):
                 raise received
-            return Begun(received, self._submit(received, arrival, remaining, caller), call)
+            return Begun(received, self._submit(received, arrival, remaining, sender), call)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
             raise
 
     def _submit(
-        self, wire: WireRequest, arrival: float, remaining: float | None, caller: str
+        self, wire: WireRequest, arrival: float, remaining: float | None, sender: Sender
     ) -> Pending:
         """Raises the errors of the table. What the request holds is let go when its future ends."""
-        nbytes = cost_of(wire)
+        caller, nbytes = sender.caller, cost_of(wire)
         self.in_flight.take(caller, nbytes)
         try:
             request = codec.decode(wire, arrival, remaining, caller, self._limits)
+            request.identity = sender.identity
             pending = self._sequences.submit(request)
         except BaseException:
             self.in_flight.release(caller, nbytes)

@@ -27,7 +27,8 @@ from headrace.server.models.served import ServedModel
 from headrace.server.models.states import StateSpec
 from headrace.server.streams.budget import StateBudget
 
-Name = tuple[str, int | str]
+# Identity, model, id: an id is unique only among those of one identity.
+Name = tuple[str, str, int | str]
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +86,7 @@ class Sequences:
         model = self._registry.get(request.model, request.version)
         if not model.spec.states:
             return await infer(self._registry, request)
-        name = (request.model, place.id)
+        name = (request.identity, request.model, place.id)
         held = self._held.setdefault(name, _Held())
         if held.expiry is not None:
             held.expiry.cancel()

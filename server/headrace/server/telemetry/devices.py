@@ -32,8 +32,9 @@ class Devices:
             self._nvml = None
             return
         for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            self._handles.append((handle, nvml.nvmlDeviceGetUUID(handle), str(index)))
+            with contextlib.suppress(nvml.NVMLError):  # one that we may not open, or that is lost
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                self._handles.append((handle, nvml.nvmlDeviceGetUUID(handle), str(index)))
 
     def __len__(self) -> int:
         return len(self._handles)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.request import Why
@@ -25,15 +25,24 @@ from headrace.server.telemetry.statistics import (
 )
 
 
+class Watched(Protocol):
+    """What is known of a version's answers beside counters of requests."""
+
+    def collect(self, families: Families, labels: Labels) -> None:
+        """Adds points with `labels`, among others, to `families`."""
+
+
 class Sample(NamedTuple):
     """A version that serves: its counters, its queues, and what batches cost on a main executor,
-    None where nothing could be measured at load."""
+    None where nothing could be measured at load; and how good its answers are, None where nobody
+    watches that."""
 
     model: str
     version: str
     statistics: ModelStatistics
     state: State
     costs: CostTable | None = None
+    quality: Watched | None = None
 
 
 class Metrics:
@@ -73,6 +82,8 @@ class Metrics:
             _add_batches(families, labels, sample.statistics)
             _add_queue(families, labels, sample.state, now)
             _add_executors(families, labels, sample, now)
+            if sample.quality is not None:
+                sample.quality.collect(families, labels)
             if self._triton:
                 _add_as_triton(families, labels, sample)
         if self._streams is not None:
