@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import re
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -22,10 +23,12 @@ from headrace.client import (
     RetryPolicy,
     Unavailable,
 )
+from headrace.server import app as server_app
+from headrace.server.config import load_settings
 from headrace.server.models import served
 from soaking import serving
 from soaking.faulty import HANG, LET_GO, NO_MEMORY, RAISE, Faulty
-from support import models
+from support import models, server
 from support.server import PATIENCE
 from support.waiting import until
 
@@ -70,8 +73,6 @@ async def metric(running: serving.Server, name: str) -> float:
 
 
 def get(address: str, path: str) -> str:
-    import urllib.request
-
     with urllib.request.urlopen(f"http://{address}{path}", timeout=PATIENCE) as answer:
         return str(answer.read().decode())
 
@@ -122,10 +123,6 @@ async def test_without_an_executor_it_is_not_ready(
     repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, where a session can be kept from being opened again."""
-    from headrace.server.app import running as running_app
-    from headrace.server.config import load_settings
-    from support import server
-
     open_session = served.open_session
     allowed = True
 
@@ -138,7 +135,7 @@ async def test_without_an_executor_it_is_not_ready(
     flags = {"models": [repository], "grpc_port": 0, "http_port": 0, "hang_seconds": 0.3}
     settings = load_settings(flags | {"rpc_engine": server.ENGINE}, None, {})
     async with (
-        running_app(settings) as (_, addresses),
+        server_app.running(settings) as (_, addresses),
         AsyncClient(addresses.grpc, retry=ONCE) as client,
         grpc.aio.insecure_channel(addresses.grpc) as channel,
     ):
