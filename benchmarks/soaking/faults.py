@@ -63,9 +63,7 @@ async def hang(callers: Callers, tally: Tally, _: float) -> str:
     return f"told after {told:.1f} s; with all executors hung {seen}"
 
 
-async def _until_replaced(
-    callers: Callers, hanging: list[asyncio.Task[End]]
-) -> tuple[bool, float]:
+async def _until_replaced(callers: Callers, hanging: list[asyncio.Task[End]]) -> tuple[bool, float]:
     """Whether the model was seen not to be ready while `hanging` ended, and for how long."""
     asked = pb.ModelReadyRequest(name="work").SerializeToString()
     ready: Any = callers.channel.unary_unary(_READY)

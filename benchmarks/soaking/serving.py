@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 ECHO_WIDTH = 4096
 _SIZE = 256
 _FAULTY = pathlib.Path(__file__).with_name("faulty.py")
-_CONFIG = "instances = 2\nintra_op_threads = 1\npadding = \"off\"\n"
+_CONFIG = 'instances = 2\nintra_op_threads = 1\npadding = "off"\n'
 
 
 def work(steps: int) -> onnx.ModelProto:

@@ -68,7 +68,9 @@ def bound(batch: Batch, hang_seconds: float) -> float:
 def hung(batch: Batch, now: float) -> ExecutorHung:
     """What the callers of `batch` are told, which is given up at `now`."""
     known = not math.isnan(batch.expected)
-    predicted = f"{batch.expected:.3g} s were predicted" if known else "nothing was known of its kind"
+    predicted = (
+        f"{batch.expected:.3g} s were predicted" if known else "nothing was known of its kind"
+    )
     return ExecutorHung(
         f"the run has not come back for {now - batch.started:.3g} s ({predicted}) and is given up; "
         f"its executor {batch.executor} is replaced"

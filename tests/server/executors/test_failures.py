@@ -38,9 +38,7 @@ def test_anything_else_is_left_as_it_is() -> None:
 def test_what_onnx_runtime_says_where_there_is_none() -> None:
     """A tensor of 16 TiB: more than any machine gives."""
     node = helper.make_node("ConstantOfShape", ["x"], ["y"])
-    model = graphs.build(
-        [node], [graphs.tensor("x", (1,), "INT64")], [graphs.tensor("y", ("n",))]
-    )
+    model = graphs.build([node], [graphs.tensor("x", (1,), "INT64")], [graphs.tensor("y", ("n",))])
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     session = ort.InferenceSession(

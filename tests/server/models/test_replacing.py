@@ -131,7 +131,7 @@ async def test_a_session_that_takes_long_is_waited_for_and_told(
 
     monkeypatch.setattr(served, "open_session", slowly)
     await house.hang()
-    with pytest.raises(NoExecutor, match="opening a session takes longer than 0.2 s"):
+    with pytest.raises(NoExecutor, match=r"opening a session takes longer than 0\.2 s"):
         await house.submit(1.0).future
     slow.set()
     while not house.model.able:  # noqa: ASYNC110 (a thread ends, and nobody is told)

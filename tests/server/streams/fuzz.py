@@ -168,7 +168,9 @@ class World:
         return self.errors[seen:]
 
     async def command(self, line: Line, handle: int, **command: Any) -> list[pb.Error]:
-        return await self.send(line, pb.StreamRequest(commands=[pb.Command(handle=handle, **command)]))
+        return await self.send(
+            line, pb.StreamRequest(commands=[pb.Command(handle=handle, **command)])
+        )
 
     async def open(self, line: Line, handle: int, asked: pb.Open) -> None:
         before = set(self.manager._sessions)
@@ -184,7 +186,7 @@ class World:
         await self.settle()
 
     def received(self, held: Held) -> int:
-        """Samples that the server has of a session; as many as the client knows where it is gone."""
+        """What the server has of a session; as many as the client knows where it is gone."""
         live = self.manager._sessions.get(held.opened.session_id)
         return len(held.signal) if live is None else live.session.windower.received
 

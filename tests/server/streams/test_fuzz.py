@@ -274,9 +274,7 @@ class Streams(RuleBasedStateMachine):
         held = self.world.sessions[pick % len(self.world.sessions)]
         shown = {"right": held.opened.resume_token, "wrong": b"?" * 24, "": b""}[token]
         delivery = max(0, held.delivery + off)
-        asked = pb.Resume(
-            session_id=held.opened.session_id, resume_token=shown, delivery=delivery
-        )
+        asked = pb.Resume(session_id=held.opened.session_id, resume_token=shown, delivery=delivery)
         self.run(self._resume(held, line, handle, asked))
 
     async def _resume(self, held: Held, pick: int, handle: int, asked: pb.Resume) -> None:

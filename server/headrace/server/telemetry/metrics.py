@@ -160,9 +160,7 @@ def _add_executors(families: Families, labels: Labels, sample: Sample, now: floa
         labels, len(sample.state.executors) + len(sample.state.helpers) if sample.state.able else 0
     )
     help_ = "Runs that did not come back, given up with their executors"
-    families.counter("headrace.executor.hangs", "{run}", help_).add(
-        labels, sample.statistics.hangs
-    )
+    families.counter("headrace.executor.hangs", "{run}", help_).add(labels, sample.statistics.hangs)
     help_ = "Time for which each executor had a batch"
     times = families.counter("headrace.executor.time", "s", help_)
     for name, batch in running.items():
