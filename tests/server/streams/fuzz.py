@@ -133,7 +133,7 @@ class World:
     """One server with a model whose runs end when told, and its clients."""
 
     def __init__(self, model: ServedModel) -> None:
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         self.executor = FakeExecutor()
         limits = Limits(max_batch_rows=4, max_queued_requests=6)
         model.runner = Runner([self.executor], WorkConserving(), limits, loop.time)
@@ -156,7 +156,7 @@ class World:
     def connect(self) -> Line:
         line = Line()
         context: Any = line
-        line.task = asyncio.get_running_loop().create_task(self.service.stream(None, context))
+        line.task = self.loop.create_task(self.service.stream(None, context))
         self.lines.append(line)
         return line
 

@@ -45,7 +45,7 @@ SANE = st.builds(
     latency_objective_us=st.sampled_from([0, 0, 500_000]),
     overload=st.sampled_from([0, pb.OVERLOAD_DROP_OLDEST, pb.OVERLOAD_LATEST_ONLY]),
     tail=st.sampled_from([pb.TAIL_DROP, pb.TAIL_PAD, pb.TAIL_SHORT]),
-    ttl_ms=st.sampled_from([0, 50_000]),
+    ttl_ms=st.sampled_from([0, 400, 50_000]),
     buffer_samples=st.sampled_from([0, 16, 40]),
 )
 HOSTILE: Any = st.builds(
@@ -173,7 +173,7 @@ class Streams(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             took = self.world.received(held) - before
             assert took in (0, size)
-            assert not took or not (spoilt or off)
+            assert not took or (sequence == len(held.signal) and not spoilt)
             held.signal += values[:took]
             seen = len(self.world.errors)
             await self.world.settle()
@@ -217,7 +217,7 @@ class Streams(RuleBasedStateMachine):
 
         self.run(act())
 
-    @rule(seconds=st.sampled_from([0.001, 0.05, 1.0, 60.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.05, 0.3]))
     def time_passes(self, seconds: float) -> None:
         async def act() -> None:
             await asyncio.sleep(seconds)
@@ -322,4 +322,4 @@ class Streams(RuleBasedStateMachine):
 
 
 TestStreams = Streams.TestCase
-TestStreams.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestStreams.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
