@@ -184,7 +184,10 @@ def main() -> int:
     console, plan = Console(), SHORT if options.short else long(options.minutes)
     with tempfile.TemporaryDirectory() as folder:
         rows, ended = asyncio.run(run(plan, pathlib.Path(folder), console))
-    console.print(markdown(rows) if options.markdown else terminal(rows), highlight=False)
+    if options.markdown:
+        print(markdown(rows))
+    else:
+        console.print(terminal(rows), highlight=False)
     sound = all(row.sound for row in rows)
     if not sound:
         console.print("requests were lost or answered wrong")
