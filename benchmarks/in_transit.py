@@ -1,4 +1,4 @@
-"""What a server holds of messages that have not arrived whole: many connections, half a message each.
+"""What a server holds of messages that have not arrived whole.
 
 `headrace serve` runs in a process of its own. Each connection begins calls whose messages it never
 ends, and everything is kept open; then the server's memory is read. Nothing of this is counted by
@@ -26,8 +26,8 @@ MIB = 1 << 20
 
 
 def begin(address: str, calls: int, size: int) -> socket.socket:
-    """A connection with so many calls, each of which has sent what it could of `size` bytes, but not
-    the last one, within a second."""
+    """A connection with so many calls, each of which has sent what it could of `size` bytes, not
+    all of them, within a second."""
     host, _, port = address.rpartition(":")
     headers = [(":method", "POST"), (":scheme", "http"), (":path", METHOD)]
     headers += [(":authority", address), ("te", "trailers"), ("content-type", "application/grpc")]

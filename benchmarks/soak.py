@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 
@@ -136,9 +137,8 @@ async def first_server(plan: Plan, soak: Soak) -> None:
     await soak.fault("out of memory", lambda t: faults.run_out_of_memory(callers, t, unit))
     await soak.fault("executors hang", lambda t: faults.hang(callers, t, unit))
     for times in (plan.reloads, plan.many):
-        await soak.fault(
-            f"{times} reloads", lambda _, n=times: faults.reload(callers, soak.server, n)
-        )
+        reloads = faults.reload(callers, soak.server, times)
+        await soak.fault(f"{times} reloads", partial(_already, reloads))
     await soak.sigterm()
 
 
@@ -168,6 +168,10 @@ async def run(plan: Plan, folder: pathlib.Path, console: Console) -> tuple[list[
                 console.print("clock jumps: left out, there is no C compiler here")
         codes.append(await asyncio.to_thread(server.stop))
     return soak.rows, not any(codes)
+
+
+async def _already(what: Awaitable[str], _: Tally) -> str:
+    return await what
 
 
 async def _wait(seconds: float) -> str:

@@ -132,7 +132,7 @@ class Callers:
     async def recovered(self) -> float:
         """Seconds until a lone request is answered right again."""
         began = time.monotonic()
-        while await self.call(None, PATIENCE) is not End.RIGHT:
+        while await self.call(None, PATIENCE) is not End.RIGHT:  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0.01)
         return time.monotonic() - began
 

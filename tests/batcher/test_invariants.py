@@ -44,8 +44,8 @@ EXECUTORS: tuple[tuple[dict[str, str], dict[str, int]], ...] = (
 
 
 class Histories(RuleBasedStateMachine):
-    """Arrivals, completions, failures, cancellations and expiries, in any order; executors that hang
-    and are replaced, sooner or later; other models that come to use the device and go, and
+    """Arrivals, completions, failures, cancellations and expiries, in any order; executors that
+    hang and are replaced, sooner or later; other models that come to use the device and go, and
     processors that are pressed or have time.
 
     `ended` counts how often each request came to an end, whatever the end was.

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 
-
 PROGRAM = pathlib.Path(__file__).parents[2] / "benchmarks" / "soak.py"
 FAULTS = {
     "saturation", "70% of saturation", "100% of saturation", "300% of saturation",

@@ -303,7 +303,7 @@ class Runner:
 
 
 def _failure(error: Exception) -> ExecutionFailed:
-    """What one caller is told of `error`, which may end several: each has an exception of its own."""
+    """What one caller is told of `error`, which may end several: each is given its own."""
     kind = type(error) if isinstance(error, ExecutionFailed) else ExecutionFailed
     failure = kind(str(error) or type(error).__name__)
     failure.__cause__ = error

@@ -229,7 +229,7 @@ class State:
         return batch
 
     def lose(self, executor: str) -> Batch:
-        """Takes `executor` out of service with what it runs. Raises KeyError when it ran nothing."""
+        """Takes `executor` out of service with its batch. Raises KeyError when it ran nothing."""
         batch = self.finish(executor)
         self.absent.add(executor)
         self._line_up()

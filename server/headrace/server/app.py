@@ -128,8 +128,8 @@ class App:
         self._http = HttpServer(self.registry, self._metrics, self.is_ready, guard, https)
 
     def is_ready(self) -> bool:
-        """Whether it takes requests: false while it starts, once it stops, and while no model has an
-        executor left."""
+        """Whether it takes requests: false while it starts, once it stops, and while no model has
+        an executor left."""
         return self._ready and self.registry.able
 
     async def start(self) -> Addresses:

@@ -30,9 +30,7 @@ from headrace.server.telemetry.statistics import StreamStatistics
 _log = logging.getLogger(__name__)
 
 _ID_BYTES, _TOKEN_BYTES = 12, 24
-# Seconds before a window that found no room comes again; and at least so much of the time that it has
-# waited already: who waits for what does not come asks ever less often.
-_SHORTEST_WAIT, _SHARE_OF_WAIT = 0.001, 0.1
+_SHORTEST_WAIT = 0.001  # seconds
 _LATE = (batcher.Expired, batcher.DeadlineTooShort, errors.DeadlineExceeded)
 _GONE = (
     errors.ModelNotFound,
@@ -239,8 +237,7 @@ class SessionManager:
         if isinstance(error, batcher.Overloaded):
             if options.objective == float("inf") and options.overload is not Overload.LATEST_ONLY:
                 # The batcher counts from the request's arrival, which may be long ago.
-                pause = max(_SHORTEST_WAIT, _SHARE_OF_WAIT * (now - work.arrival))
-                due = max(now + pause, work.arrival + error.retry_after)
+                due = max(now + _SHORTEST_WAIT, work.arrival + error.retry_after)
                 session.retry(work.index, due)
                 return
             late = options.objective != float("inf")
