@@ -76,7 +76,8 @@ class Line:
 
 @dataclass(eq=False)
 class Held:
-    """A session as its client sees it. at: the next window. delivery: the last that came."""
+    """A session as its client sees it. at: the next window. delivery: the last that came. past: by
+    delivery, what `at`, `answered` and `closed` were once it had come."""
 
     opened: pb.Opened
     asked: pb.Open
@@ -85,13 +86,13 @@ class Held:
     answered: int = 0
     delivery: int = 0
     closed: bool = False
-    past: dict[int, tuple[int, int]] = field(default_factory=dict)  # by delivery: at, answered
+    past: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
 
     def go_back(self, delivery: int) -> None:
         """What came after `delivery` is to come again."""
-        self.past.setdefault(0, (0, 0))
-        self.delivery, self.closed = delivery, False
-        self.at, self.answered = self.past[delivery]
+        self.past.setdefault(0, (0, 0, False))
+        self.delivery = delivery
+        self.at, self.answered, self.closed = self.past[delivery]
 
     def take(self, event: pb.Event) -> None:
         """A delivery: the next one, of the next window, and right."""
@@ -115,7 +116,7 @@ class Held:
             told = event.closed
             assert (told.windows, told.answered) == (self.at, self.answered)
             assert (told.samples, told.dropped) == (len(self.signal), self.at - self.answered)
-        self.past[self.delivery] = self.at, self.answered
+        self.past[self.delivery] = self.at, self.answered, self.closed
 
     def _check(self, result: pb.Result) -> None:
         asked = self.asked

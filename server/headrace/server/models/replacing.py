@@ -2,8 +2,9 @@
 
 Theory of operation. The batcher gives an executor up when its run does not come back. A thread
 cannot be ended from outside: it is deserted, with the session that it is in and the inputs of its
-batch, and a fresh thread with a session of its own takes its place. A device that is stuck may not even open
-sessions, so that is done on a thread that nobody waits for, and tried again, ever less often.
+batch, and a fresh thread with a session of its own takes its place. A device that is stuck may not
+even open sessions, so that is done on a thread that nobody waits for, and tried again, ever less
+often.
 """
 
 from __future__ import annotations
