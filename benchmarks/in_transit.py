@@ -25,9 +25,9 @@ from soaking.serving import Server, serving, write_repository
 MIB = 1 << 20
 
 
-def begin(address: str, calls: int, size: int) -> socket.socket:
+def begin(address: str, calls: int, size: int) -> tuple[socket.socket, int]:
     """A connection with so many calls, each of which has sent what it could of `size` bytes, not
-    all of them, within a second."""
+    all of them, within a second; and how many bytes those were."""
     host, _, port = address.rpartition(":")
     headers = [(":method", "POST"), (":scheme", "http"), (":path", METHOD)]
     headers += [(":authority", address), ("te", "trailers"), ("content-type", "application/grpc")]
@@ -41,7 +41,7 @@ def begin(address: str, calls: int, size: int) -> socket.socket:
         sender.left[stream] = struct.pack(">BI", 0, size) + bytes(size - 1)
         sender.window[stream] = frames.FIRST_WINDOW
     sender.run(time.monotonic() + 1.0)
-    return connection
+    return connection, sender.sent
 
 
 class _Sender:
@@ -52,24 +52,35 @@ class _Sender:
         self.out = b""
         self.left: dict[int, bytes] = {}
         self.window: dict[int, int] = {0: frames.FIRST_WINDOW}
+        self.sent = 0
         self._rest = b""
         self._first = frames.FIRST_WINDOW
 
     def run(self, until: float) -> None:
-        self.connection.settimeout(0.02)
         while time.monotonic() < until and any(self.left.values()):
-            for stream, data in self.left.items():
-                size = min(len(data), frames.FIRST_FRAME, self.window[stream], self.window[0])
-                if size > 0:
-                    self.out += frames.frame(frames.DATA, 0, stream, data[:size])
-                    self.left[stream] = data[size:]
-                    self.window[stream] -= size
-                    self.window[0] -= size
+            for stream in self.left:
+                self._push(stream)
+            self.connection.settimeout(10)
             self.connection.sendall(self.out)
             self.out = b""
             self._read()
 
+    def _push(self, stream: int) -> None:
+        view, at = memoryview(self.left[stream]), 0
+        while True:
+            room = min(self.window[stream], self.window[0], frames.FIRST_FRAME)
+            part = bytes(view[at : at + room]) if room > 0 else b""
+            if not part:
+                break
+            self.out += frames.frame(frames.DATA, 0, stream, part)
+            self.window[stream] -= len(part)
+            self.window[0] -= len(part)
+            at += len(part)
+        self.left[stream] = bytes(view[at:])
+        self.sent += at
+
     def _read(self) -> None:
+        self.connection.settimeout(0.02)
         try:
             self._rest += self.connection.recv(1 << 16)
         except TimeoutError:
@@ -90,16 +101,18 @@ class _Sender:
         self._rest = self._rest[end:]
 
 
-def held(server: Server, connections: int, calls: int, size: int) -> tuple[int, int]:
-    """Bytes that the server has more while they are open, and once they are gone."""
-    before = server.resident()
+def held(server: Server, connections: int, calls: int, size: int) -> tuple[int, int, int]:
+    """Bytes that were sent, that the server has more while all is open, and once it is gone."""
+    before, sent = server.resident(), 0
     with ExitStack() as opened:
         for _ in range(connections):
-            opened.enter_context(begin(server.grpc, calls, size))
+            connection, more = begin(server.grpc, calls, size)
+            opened.enter_context(connection)
+            sent += more
         time.sleep(1.0)
         during = server.resident()
     time.sleep(2.0)
-    return during - before, server.resident() - before
+    return sent, during - before, server.resident() - before
 
 
 def main() -> None:
@@ -112,14 +125,19 @@ def main() -> None:
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         write_repository(Path(folder, "models"), 1)
-        for connections, calls in ((1, 1), (1, 16), (16, 1), (16, 4)):
+        for connections, calls in ((1, 1), (1, 8), (4, 8)):
             with serving(
                 Path(folder, "models"), Path(folder, "log"), f"--max-message-bytes={limit}"
             ) as server:
-                more, left = held(server, connections, calls, limit - 64)
+                sent, more, left = held(server, connections, calls, limit - 64)
                 server.stop()
-            sent = connections * calls * limit / MIB
-            cells = (connections, calls, f"{sent:.0f}", f"{more / MIB:.0f}", f"{left / MIB:.0f}")
+            cells = (
+                connections,
+                calls,
+                f"{sent / MIB:.0f}",
+                f"{more / MIB:.0f}",
+                f"{left / MIB:.0f}",
+            )
             table.add_row(*map(str, cells))
     Console().print(table)
 
