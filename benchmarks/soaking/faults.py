@@ -161,7 +161,7 @@ async def reload(callers: Callers, server: Server, times: int) -> str:
     for _ in range(times):
         await load(asked)
         held.append(server.resident() / 2**20)
-    quarter = max(1, times // 4)
+    quarter = -(-times // 4)
     parts = [held[at : at + quarter] for at in range(0, times, quarter)]
     return "RSS by quarters: " + ", ".join(f"{sum(p) / len(p):.0f}" for p in parts) + " MiB"
 
