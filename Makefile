@@ -14,7 +14,7 @@ NO_NPM := @echo "left out: the TypeScript client (no npm here; Debian: apt-get i
 # Schemas of what deploy/ is written in, where npm is there to fetch them; tests skip without.
 SCHEMAS := tests/deploy/schemas/node_modules/.installed
 
-.PHONY: demo examples test check format protos bench constraints clean
+.PHONY: demo examples test check format protos bench soak constraints clean
 
 demo: $(USE)  ## serve a real model, call it from 64 callers, show how it was batched
 	$(BIN)/headrace demo
@@ -47,6 +47,9 @@ protos: $(DEV) $(NODE)  ## regenerate stubs and reference from the .proto source
 bench: $(DEV)  ## some scenarios, against ourselves and PyTriton, and what a request may cost; under five minutes
 	$(BIN)/headrace bench scenario --short tiny magika embeddings vad-streams overload cold-start guard \
 		--json .cache/bench.json --html .cache/bench.html
+
+soak: $(DEV)  ## load and faults for half an hour: docs/reliability.md; ARGS="--minutes 5" for less
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt

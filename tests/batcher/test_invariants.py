@@ -44,8 +44,9 @@ EXECUTORS: tuple[tuple[dict[str, str], dict[str, int]], ...] = (
 
 
 class Histories(RuleBasedStateMachine):
-    """Arrivals, completions, failures, cancellations and expiries, in any order; other models that
-    come to use the device and go, and processors that are pressed or have time.
+    """Arrivals, completions, failures, cancellations and expiries, in any order; executors that
+    hang and are replaced, sooner or later; other models that come to use the device and go, and
+    processors that are pressed or have time.
 
     `ended` counts how often each request came to an end, whatever the end was.
     """
@@ -166,6 +167,28 @@ class Histories(RuleBasedStateMachine):
             self.end(request)
 
     @rule(pick=st.integers(0, 10**6))
+    def hang(self, pick: int) -> None:
+        """A run that does not come back: it ends all that it holds, and nothing waits again."""
+        busy = [name for name, batch in self.state.running.items() if batch is not None]
+        if not busy:
+            return
+        executor = busy[pick % len(busy)]
+        batch = self.state.running[executor]
+        assert batch is not None
+        live = [request for request in batch.requests if request.phase is Phase.RUNNING]
+        assert self.scheduler.give_up(executor) == live
+        assert self.state.running[executor] is None
+        assert executor not in self.state.idle
+        for request in live:
+            self.end(request)
+
+    @rule(pick=st.integers(0, 10**6))
+    def replace(self, pick: int) -> None:
+        absent = sorted(self.state.absent)
+        if absent:
+            self.scheduler.restore(absent[pick % len(absent)])
+
+    @rule(pick=st.integers(0, 10**6))
     def cancel(self, pick: int) -> None:
         live = [r for r in self.requests if r.phase in (Phase.QUEUED, Phase.RUNNING)]
         if not live:
@@ -242,7 +265,10 @@ class Histories(RuleBasedStateMachine):
         assert len({self.state.teams[name] for name in running}) <= 1
         others = self.device.running - len(running)
         for action in actions:
-            if isinstance(action, Dispatch) and self.state.teams[action.batch.executor]:
+            if isinstance(action, Dispatch):
+                assert action.batch.executor not in self.state.absent
+            main = {self.state.teams[name] for name in self.state.executors}
+            if isinstance(action, Dispatch) and self.state.teams[action.batch.executor] not in main:
                 assert running == [action.batch.executor]
                 assert not others
 
@@ -327,6 +353,8 @@ class Histories(RuleBasedStateMachine):
         """Whatever happened, all ends once the executors work on."""
         if not hasattr(self, "state"):
             return
+        for executor in sorted(self.state.absent):
+            self.scheduler.restore(executor)
         self.decide()
         while any(r.phase is not Phase.ENDED for r in self.requests):
             self.complete(0, failed=False)

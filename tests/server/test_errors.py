@@ -29,6 +29,10 @@ ROWS = [
     (errors.PermissionDenied("m"), Code.PERMISSION_DENIED, 403, "PERMISSION_DENIED"),
     (errors.Unsupported("m"), Code.UNIMPLEMENTED, 501, "UNSUPPORTED"),
     (batcher.ExecutionFailed("m"), Code.INTERNAL, 500, "EXECUTION_FAILED"),
+    (batcher.ExecutorHung("m"), Code.INTERNAL, 500, "EXECUTOR_HUNG"),
+    (batcher.OutOfMemory("m"), Code.RESOURCE_EXHAUSTED, 429, "OUT_OF_MEMORY"),
+    (MemoryError("m"), Code.RESOURCE_EXHAUSTED, 429, "OUT_OF_MEMORY"),
+    (batcher.NoExecutor("m"), Code.UNAVAILABLE, 503, "NO_EXECUTOR"),
     (RuntimeError("m"), Code.INTERNAL, 500, "INTERNAL"),
 ]
 

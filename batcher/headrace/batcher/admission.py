@@ -38,7 +38,7 @@ def late(state: State, request: Request) -> Reject | None:
     now = request.arrival
     if request.deadline == math.inf:
         return None
-    runs = {executor: _seconds_alone(state, executor, request) for executor in state.kinds}
+    runs = {executor: _seconds_alone(state, executor, request) for executor in state.there}
     alone = min(state.free_in(executor, now) + run for executor, run in runs.items())
     run = min(runs.values())
     if now + run > request.deadline:

@@ -36,3 +36,15 @@ class Draining(BatcherError):
 
 class ExecutionFailed(BatcherError):
     """The executor failed on this very request, run alone."""
+
+
+class ExecutorHung(ExecutionFailed):
+    """The run did not come back, and was given up with its executor."""
+
+
+class OutOfMemory(ExecutionFailed):
+    """There was no memory to run this very request, alone."""
+
+
+class NoExecutor(BatcherError):
+    """Every executor was given up, and none could be put in its place so far."""

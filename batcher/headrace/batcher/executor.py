@@ -54,3 +54,9 @@ class Executor(Protocol):
 
     def abandon(self, batch: Batch) -> None:
         """Nobody waits for `batch` any more: it may end early. `done` is called all the same."""
+
+    def desert(self, batch: Batch) -> None:
+        """The run of `batch` hangs: this executor is not used again, and lets go of what it can.
+
+        Must not block. `done` may still be called if the run ends after all, and is not heard.
+        """

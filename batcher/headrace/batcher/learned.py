@@ -75,7 +75,7 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
     soonest = {
         key: min(
             state.free_in(executor, now) + (table.seconds(1) if table.known else 0.0)
-            for executor, table in ((e, state.table(e, key, queue.row_bytes)) for e in state.kinds)
+            for executor, table in ((e, state.table(e, key, queue.row_bytes)) for e in state.there)
         )
         for key, queue in state.queues.items()
     }

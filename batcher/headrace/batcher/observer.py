@@ -24,6 +24,9 @@ class Observer:
     def dispatched(self, batch: Batch) -> None:
         """`batch` was handed to its executor."""
 
+    def hung(self, batch: Batch, now: float) -> None:
+        """The run of `batch` is given up, and its executor with it. `completed` comes next."""
+
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
         """The executor is done with `batch`, whether it succeeded or not."""
 

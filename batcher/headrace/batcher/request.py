@@ -126,6 +126,7 @@ class Why(enum.Enum):
     OVERTAKEN = "could no longer meet its deadline"
     CANCELLED = "cancelled"
     DRAINING = "draining"
+    NO_EXECUTOR = "no executor left"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from headrace.batcher.errors import (
     Draining,
     ExecutionFailed,
     Expired,
+    NoExecutor,
     Overloaded,
     Overtaken,
 )
@@ -29,6 +30,7 @@ from headrace.batcher.policy import TIMER_GRAIN, Policy
 from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits, State
+from headrace.batcher.watchdog import Watchdog, hung
 
 
 @dataclass(slots=True)
@@ -43,7 +45,11 @@ class Answer:
 
 
 class Runner:
-    """Batches the requests of one model onto its executors."""
+    """Batches the requests of one model onto its executors.
+
+    `lost` is told of each executor that was given up, with the batch that hangs on it. Whoever
+    listens puts another in its place by `put`, or says by `unable` that there is none to be had.
+    """
 
     def __init__(
         self,
@@ -62,6 +68,10 @@ class Runner:
         self._scheduler = Scheduler(kinds, policy, limits, teams, device)
         self._clock = clock
         self._observer = observer or Observer()
+        self._watchdog = Watchdog(self.state)
+        self._look: asyncio.TimerHandle | None = None
+        self._unable = ""
+        self.lost: Callable[[Executor, Batch], None] = lambda executor, batch: None
         self._futures: dict[Request, asyncio.Future[Answer]] = {}
         self._decision: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -77,15 +87,17 @@ class Runner:
         return self._scheduler.state
 
     def submit(self, request: Request) -> asyncio.Future[Answer]:
-        """Accepts `request`; the future ends with its Answer, Expired, Draining or ExecutionFailed,
-        or with Overloaded when its place in a full queue was given to another caller.
+        """Accepts `request`; the future ends with its Answer, Expired, Draining, ExecutionFailed or
+        NoExecutor, or with Overloaded when its place in a full queue was given to another caller.
 
         Cancelling the future withdraws the request. Raises Overloaded when a bound of the queue is
         reached or the deadline is predicted to be missed, DeadlineTooShort when no queue is to
-        blame for that, Draining when the runner takes no more work.
+        blame for that, Draining when the runner takes no more work, NoExecutor when none is left.
         """
         if self._draining:
             raise Draining("the model is being unloaded")
+        if self._unable:
+            raise NoExecutor(self._unable)
         refusal = self._scheduler.submit(request)
         if refusal is not None:
             self._observer.rejected(refusal)
@@ -105,6 +117,9 @@ class Runner:
         if self._idle():
             self._empty.set()
         await self._empty.wait()
+        for timer in (self._timer, self._look):
+            if timer is not None:  # it would keep all that is here in memory until it fires
+                timer.cancel()
 
     def abort(self) -> None:
         """Ends every waiting request with Draining, and tells what runs to stop."""
@@ -112,12 +127,26 @@ class Runner:
         for batch in self.state.running.values():
             if batch is not None:
                 self._executors[batch.executor].abandon(batch)
-        self._end_waiting()
+        self._end_waiting(Why.DRAINING)
 
-    def _end_waiting(self) -> None:
+    def put(self, executor: Executor) -> None:
+        """`executor` takes the place of the one of its name, which was given up."""
+        self._executors[executor.name] = executor
+        self._scheduler.restore(executor.name)
+        self._unable = ""
+        self._decide_soon()
+
+    def unable(self, message: str) -> None:
+        """No executor could be put in the place of those given up, so far. If none is left at all,
+        what waits ends with NoExecutor, and so does what comes until there is one."""
+        if not self.state.able:
+            self._unable = message
+            self._end_waiting(Why.NO_EXECUTOR)
+
+    def _end_waiting(self, why: Why) -> None:
         for request in self._scheduler.withdraw_all():
-            self._drop(request, Why.DRAINING)
-        if self._idle():
+            self._drop(request, why)
+        if self._draining and self._idle():
             self._empty.set()
 
     def _future_done(self, request: Request, future: asyncio.Future[Answer]) -> None:
@@ -150,8 +179,12 @@ class Runner:
     def _start(self, batch: Batch) -> None:
         self._observer.dispatched(batch)
         self._executors[batch.executor].start(batch, partial(self._completed, batch))
+        if self._look is None:
+            self._look_at(self._watchdog.begin(batch.started))
 
     def _completed(self, batch: Batch, completion: Completion) -> None:
+        if self.state.running[batch.executor] is not batch:
+            return  # it was given up, and its callers have been told
         now = self._clock()
         if completion.error is None and len(completion.results) != len(batch.requests):
             received, expected = len(completion.results), len(batch.requests)
@@ -167,7 +200,7 @@ class Runner:
         for request in ended:
             self._end(request, results.get(request), batch, completion, now)
         if self._aborted:
-            self._end_waiting()  # a batch of several that was stopped waits again
+            self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again
         else:
             self._decide_soon()
 
@@ -190,9 +223,7 @@ class Runner:
             future.set_exception(Draining("the server is shutting down"))
         else:
             self._observer.failed(request, now)
-            failure = ExecutionFailed(str(completion.error))
-            failure.__cause__ = completion.error
-            future.set_exception(failure)
+            future.set_exception(_failure(completion.error))
 
     def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
         """The future of `request`, to be ended; None when its caller has left in this turn."""
@@ -218,6 +249,8 @@ class Runner:
                 f"after {waited * 1e3:.1f} ms in the queue the deadline cannot be met any more"
             )
             future.set_exception(Overtaken(message, wait(self.state, request, now)))
+        elif why is Why.NO_EXECUTOR:
+            future.set_exception(NoExecutor(self._unable))
         else:
             future.set_exception(Draining("the server is shutting down"))
 
@@ -241,6 +274,39 @@ class Runner:
         self._timer = None
         self._decide_soon()
 
+    def _look_at(self, time: float | None) -> None:
+        """Has the watchdog look at `time`, by a timer of its own: it is nearly never early news."""
+        if time is not None:
+            delay = max(time - self._clock(), TIMER_GRAIN)
+            self._look = asyncio.get_running_loop().call_later(delay, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look, now = None, self._clock()
+        hang, again = self._watchdog.look(now)
+        for batch in hang:
+            self._give_up(batch, now)
+        self._look_at(again)
+
+    def _give_up(self, batch: Batch, now: float) -> None:
+        executor = self._executors[batch.executor]
+        ended = self._scheduler.give_up(batch.executor)
+        executor.desert(batch)
+        completion = Completion(error=hung(batch, now))
+        self._observer.hung(batch, now)
+        self._observer.completed(batch, completion, now)
+        for request in ended:
+            self._end(request, None, batch, completion, now)
+        self.lost(executor, batch)
+        self._decide_soon()
+
     def _idle(self) -> bool:
         state = self.state
         return not state.queued_requests and all(b is None for b in state.running.values())
+
+
+def _failure(error: Exception) -> ExecutionFailed:
+    """What one caller is told of `error`, which may end several: each is given its own."""
+    kind = type(error) if isinstance(error, ExecutionFailed) else ExecutionFailed
+    failure = kind(str(error) or type(error).__name__)
+    failure.__cause__ = error
+    return failure

@@ -105,6 +105,21 @@ class Scheduler:
             request.phase = Phase.ENDED
         return members
 
+    def give_up(self, executor: str) -> list[Request]:
+        """Takes `executor`, whose run hangs, out of service. Returns the members that end with it.
+
+        They are not run again: with the next executor they might do the same.
+        """
+        batch = self.state.lose(executor)
+        members = [request for request in batch.requests if request.phase is Phase.RUNNING]
+        for request in members:
+            request.phase = Phase.ENDED
+        return members
+
+    def restore(self, executor: str) -> None:
+        """Another was put in the place of `executor`, which had been given up."""
+        self.state.restore(executor)
+
     def _learn(self, batch: Batch, seconds: float, now: float) -> None:
         row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
         table = self.state.table(batch.executor, batch.key, row_bytes)

@@ -24,16 +24,21 @@ class Limits:
     max_queued_requests: requests that wait; the next one is refused.
     max_queued_bytes: bytes of payload that wait; a request that would exceed them is refused
         unless nothing else waits.
+    hang_seconds: a run that takes longer, and far longer than was predicted, is given up with its
+        executor (`watchdog.py`); infinite for never.
     """
 
     max_batch_rows: int = 8
     max_queued_requests: int = 8192
     max_queued_bytes: int = 1 << 30
+    hang_seconds: float = math.inf
 
     def __post_init__(self) -> None:
         for name in ("max_batch_rows", "max_queued_requests", "max_queued_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.hang_seconds > 0:
+            raise ValueError(f"hang_seconds: expected more than 0, got {self.hang_seconds}")
 
 
 class Device:
@@ -58,6 +63,7 @@ class State:
     cores, so they never run at the same time; 0, the main team, where nothing is said. `crowd` is
     how many other requests an arriving one usually finds here, waiting or running. What waits is
     held twice: in `queues` by compatibility key, and in `shares` by priority and then caller.
+    `absent` executors are out of service: they were given up while they ran, and not replaced yet.
     """
 
     def __init__(
@@ -71,14 +77,6 @@ class State:
         self.kinds = kinds
         self.teams = teams or dict.fromkeys(kinds, 0)
         self.device = device or Device()
-        self.peers = {
-            name: [o for o in kinds if self.teams[o] == self.teams[name] and kinds[o] == kind]
-            for name, kind in kinds.items()
-        }
-        # Those that carry the load are of the first one's kind; the others of its team help.
-        self.executors = self.peers[next(iter(kinds))]
-        self.helpers = [e for e in kinds if not self.teams[e] and e not in self.executors]
-        self._others = [name for name, team in self.teams.items() if team]
         self.crowd = 0.0
         self.cost = CostModel(limits.max_batch_rows)
         self.demands = Demands()
@@ -89,7 +87,8 @@ class State:
         # the order they were given. Asked for at every event, so kept rather than searched for.
         self.in_charge = 0
         self.idle: list[str] = []
-        self._look_for_idle()
+        self.absent: set[str] = set()
+        self._line_up()
         self.queued_requests = 0
         self.queued_bytes = 0
         self.hopeless = 0
@@ -102,10 +101,34 @@ class State:
             f"{busy} of {len(self.running)} executors busy>"
         )
 
+    def _line_up(self) -> None:
+        """Settles who carries the load among the executors that are there, all while none is."""
+        there = [name for name in self.kinds if name not in self.absent] or list(self.kinds)
+        self.there, self._main = there, self.teams[there[0]]
+        self.peers = {
+            name: [o for o in there if self.teams[o] == self.teams[name] and self.kinds[o] == kind]
+            for name, kind in self.kinds.items()
+        }
+        # Those that carry the load are of the first one's kind; the others of its team help.
+        self.executors = self.peers[there[0]]
+        main = [name for name in there if self.teams[name] == self._main]
+        self.helpers = [name for name in main if name not in self.executors]
+        self._others = [name for name in there if name not in main]
+        self._look_for_idle()
+
     def _look_for_idle(self) -> None:
         busy = (self.teams[name] for name, batch in self.running.items() if batch is not None)
-        self.in_charge = team = next(busy, 0)
-        self.idle = [e for e, b in self.running.items() if b is None and self.teams[e] == team]
+        self.in_charge = team = next(busy, self._main)
+        self.idle = [
+            name
+            for name, batch in self.running.items()
+            if batch is None and self.teams[name] == team and name not in self.absent
+        ]
+
+    @property
+    def able(self) -> bool:
+        """Whether any executor is there."""
+        return len(self.absent) < len(self.kinds)
 
     @property
     def alternatives(self) -> list[str]:
@@ -204,6 +227,18 @@ class State:
         self.device.running -= 1
         self._look_for_idle()
         return batch
+
+    def lose(self, executor: str) -> Batch:
+        """Takes `executor` out of service with its batch. Raises KeyError when it ran nothing."""
+        batch = self.finish(executor)
+        self.absent.add(executor)
+        self._line_up()
+        return batch
+
+    def restore(self, executor: str) -> None:
+        """`executor` is there again, and idle."""
+        self.absent.discard(executor)
+        self._line_up()
 
     def _left(self, queue: Queue, requests: list[Request]) -> None:
         self.queued_requests -= len(requests)

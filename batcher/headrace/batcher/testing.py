@@ -34,6 +34,7 @@ class FakeExecutor:
         self.team = team
         self.batches: list[Batch] = []
         self.abandoned: list[Batch] = []
+        self.deserted: list[Batch] = []
         self._done: Callable[[Completion], None] | None = None
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
@@ -44,6 +45,9 @@ class FakeExecutor:
 
     def abandon(self, batch: Batch) -> None:
         self.abandoned.append(batch)
+
+    def desert(self, batch: Batch) -> None:
+        self.deserted.append(batch)
 
     @property
     def busy(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import time
@@ -85,7 +86,11 @@ class App:
         cache = plan_cache(settings.cache_dir)
         operators = OperatorLibraries(settings.operator_libraries or ())
         self._host = Host(
-            Provider(settings.provider), cache, watch=self._watch, operators=operators
+            Provider(settings.provider),
+            cache,
+            watch=self._watch,
+            operators=operators,
+            hang_seconds=settings.hang_seconds or math.inf,
         )
         self._pressure: Pressure | None = None
         self.registry = Registry(
@@ -127,8 +132,9 @@ class App:
         self._http = HttpServer(self.registry, self._metrics, self.is_ready, guard, https)
 
     def is_ready(self) -> bool:
-        """Whether it takes requests: false while it starts and once it stops."""
-        return self._ready
+        """Whether it takes requests: false while it starts, once it stops, and while no model has
+        an executor left."""
+        return self._ready and self.registry.able
 
     async def start(self) -> Addresses:
         """Listens, then loads the models; returns once they serve.
@@ -167,6 +173,7 @@ class App:
             await self._end_streams()
             await self._abort()
         await self._settle()
+        self.stuck = self.stuck or any(executor.alive for executor in self._host.deserted)
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._http.stop()
         self._sequences.close()

@@ -62,6 +62,12 @@ class Settings(BaseModel):
     grace_seconds: float = Field(
         default=30.0, ge=0, description="how long a stopping server may answer what it has accepted"
     )
+    hang_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="a run that takes longer, and 20 times what was predicted, is given up with "
+        "its executor, which is replaced; 0: never",
+    )
     max_message_bytes: int = Field(
         default=256 << 20, ge=1 << 10, description="largest gRPC message accepted"
     )

@@ -97,6 +97,10 @@ TABLE: dict[type[Exception], Row] = {
     Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
     PermissionDenied: Row(grpc.StatusCode.PERMISSION_DENIED, 403, "PERMISSION_DENIED"),
     batcher.ExecutionFailed: Row(grpc.StatusCode.INTERNAL, 500, "EXECUTION_FAILED"),
+    batcher.ExecutorHung: Row(grpc.StatusCode.INTERNAL, 500, "EXECUTOR_HUNG"),
+    batcher.OutOfMemory: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "OUT_OF_MEMORY"),
+    MemoryError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "OUT_OF_MEMORY"),
+    batcher.NoExecutor: Row(grpc.StatusCode.UNAVAILABLE, 503, "NO_EXECUTOR"),
 }
 
 _INVALID, _NOT_FOUND = (grpc.StatusCode.INVALID_ARGUMENT, 400), (grpc.StatusCode.NOT_FOUND, 404)

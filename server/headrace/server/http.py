@@ -69,7 +69,7 @@ class HttpServer:
         info = request.match_info
         try:
             self._check(request, info["model"])
-            self._registry.get(info["model"], info.get("version", ""))
+            self._registry.check_ready(info["model"], info.get("version", ""))
         except ServerError as error:
             return web.Response(text=f"{error}\n", status=row_of(error).http)
         return web.Response(text="ready\n")

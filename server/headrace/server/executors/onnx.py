@@ -26,6 +26,7 @@ import onnxruntime as ort
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
+from headrace.server.executors.failures import failure
 from headrace.server.executors.layout import PLAIN, TensorLayout, rows_of
 from headrace.server.executors.padding import Padding
 from headrace.server.executors.session import Provider
@@ -124,6 +125,15 @@ class OnnxExecutor:
         if self._current is not None and self._current[0] is batch:
             self._current[1].terminate = True
 
+    def desert(self, batch: Batch) -> None:
+        self.abandon(batch)
+        self._jobs.put(None)  # should the run end after all, the thread does too
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there: that of a run which hangs cannot be ended."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Ends the thread once it has run what it was given."""
         self._jobs.put(None)
@@ -147,7 +157,7 @@ class OnnxExecutor:
                 return self._attempt(batch, options)
             except Exception as error:  # noqa: BLE001 (whatever the model raises is the answer)
                 if len(batch.requests) > 1 or self._padding_of(batch) is None:
-                    return Completion(error=error)
+                    return Completion(error=failure(error))
                 # The length it was padded to may be at fault. It runs as it came, as the scheduler
                 # has the members of a failed batch run.
                 batch.requests[0].solo = True

@@ -85,6 +85,7 @@ class ModelOptions:
     to be answered that brings no deadline.
     preferred_batch_sizes (rows), max_delay (seconds): either one replaces learned sizes. padding:
     whether requests of unequal length may be padded to one, where that is found to be safe.
+    hang_seconds: a run that takes longer, and far longer than predicted, is given up.
     states: outputs that feed inputs of the next run. controls: inputs that tell of a row's
     sequence. constants: inputs that are the same at every run, by name. max_sequence_idle: seconds
     until a sequence that nobody continues is forgotten.
@@ -120,6 +121,7 @@ class ModelOptions:
     max_sequence_idle: float | None = None
     operator_libraries: tuple[str, ...] = ()
     quality: QualityOptions | None = None
+    hang_seconds: float | None = None
     source: pb.ModelConfig = field(default_factory=pb.ModelConfig)
 
 
@@ -160,6 +162,7 @@ class _Toml(BaseModel):
     max_sequence_idle: float | None = Field(default=None, gt=0)
     operator_libraries: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     quality: QualityOptions | None = None
+    hang_seconds: float | None = Field(default=None, gt=0)
 
 
 def read_options(folder: pathlib.Path) -> ModelOptions:

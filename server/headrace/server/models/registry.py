@@ -8,6 +8,7 @@ import logging
 import pathlib
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from headrace.server.errors import (
     LoadFailed,
@@ -42,6 +43,9 @@ class ModelListener:
     async def set_model(self, name: str, ready: bool) -> None:
         """`ready`: whether any version of `name` serves now."""
 
+    async def set_server(self, able: bool) -> None:
+        """`able`: whether any model has an executor left; those whose runs hang are given up."""
+
 
 class Registry:
     """Models by name and version. Everything but loading itself happens on the event loop."""
@@ -53,6 +57,7 @@ class Registry:
         self._locks: dict[str, asyncio.Lock] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._alive: set[ServedModel] = set()
         self.listener = ModelListener()
 
@@ -84,6 +89,18 @@ class Registry:
             return ModelUnavailable(f"model '{name}' is in the repository but is not loaded")
         served_names = ", ".join(sorted(self._entries)) or "none"
         return ModelNotFound(f"no model is called '{name}'; the server has {served_names}")
+
+    def check_ready(self, name: str, version: str = "") -> None:
+        """Raises what `get` does, and ModelUnavailable where no executor of it is left."""
+        model = self.get(name, version)
+        if not model.able:
+            raise ModelUnavailable(f"model '{model.spec.name}' has no executor left")
+
+    @property
+    def able(self) -> bool:
+        """Whether any of the models that serve has an executor left; or none serves at all."""
+        models = self.ready_models()
+        return not models or any(model.able for model in models)
 
     def ready_models(self) -> list[ServedModel]:
         """Every version that serves."""
@@ -171,6 +188,7 @@ class Registry:
                     self._retire(entry)
                 raise failure from error
             self._alive.add(model)
+            model.changed = partial(self._executors_changed, name)
             fresh[version] = Entry(name, version, READY, model=model)
         return fresh
 
@@ -194,6 +212,7 @@ class Registry:
         for entry in fresh.values():
             _log_loaded(entry)
         await self.listener.set_model(name, True)
+        await self.listener.set_server(self.able)
         for entry in old.values():
             self._retire(entry)
 
@@ -216,11 +235,19 @@ class Registry:
                 if entry.model is not None:
                     models.append(entry.model)
                     entry.model = None
+            await self.listener.set_server(self.able)
             for model in models:
                 await self._close(model)
             for entry in entries.values():
                 entry.state, entry.reason = UNAVAILABLE, "unloaded"
         _log.info("model %s was unloaded", name)
+
+    def _executors_changed(self, name: str) -> None:
+        """An executor of a version of `name` was given up, or replaced."""
+        versions = [entry.model for entry in self._entries[name].values()]
+        ready = any(model is not None and model.able for model in versions)
+        self._finish(self.listener.set_model(name, ready), self._telling)
+        self._finish(self.listener.set_server(self.able), self._telling)
 
     def _retire(self, entry: Entry) -> None:
         """Closes an entry's model in the background: it answers what it has accepted."""

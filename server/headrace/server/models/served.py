@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnxruntime as ort
 
 from headrace.batcher.cost import CostTable
+from headrace.batcher.executor import Executor
 from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
 from headrace.batcher.policy import Policy
+from headrace.batcher.request import Batch
 from headrace.batcher.runner import Runner
 from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
@@ -30,6 +32,7 @@ from headrace.server.models.planner import Planner, Subject, open_rows
 from headrace.server.models.probe import Verdict, probe, probe_fixed
 from headrace.server.models.profile import synthetic_rows
 from headrace.server.models.quality import check_quality, quality_of
+from headrace.server.models.replacing import Replacer
 from headrace.server.models.spec import ModelSpec, read_spec
 from headrace.server.telemetry.statistics import ModelStatistics
 from headrace.server.telemetry.watch import Watch
@@ -46,6 +49,8 @@ class Host:
     provider: where a model runs unless its configuration says. cache: where measured plans are
     kept, None for nowhere. device: counts what runs. watch: is told what becomes of requests.
     operators: libraries that models may have loaded.
+    hang_seconds: runs that take longer, and far longer than predicted, are given up, unless a model
+    says otherwise. deserted: executors that were.
     """
 
     provider: Provider = Provider.AUTO
@@ -53,6 +58,8 @@ class Host:
     device: Device = field(default_factory=Device)
     watch: Watch = field(default_factory=Watch)
     operators: OperatorLibraries = field(default_factory=OperatorLibraries)
+    hang_seconds: float = 30.0
+    deserted: list[OnnxExecutor] = field(default_factory=list)
 
 
 def make_policy(options: ModelOptions) -> Policy:
@@ -65,8 +72,11 @@ def make_policy(options: ModelOptions) -> Policy:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What opening and examining a model's file gives; `sessions` has one for each executor of
-    each of the plan's layouts, in their order."""
+    each of the plan's layouts, in their order. path: of the file. stamp: what
+    tells whether that has changed since."""
 
+    path: pathlib.Path
+    stamp: tuple[int, int, int]
     spec: ModelSpec
     plan: Plan
     sessions: Sequence[Sequence[Session]]
@@ -91,14 +101,30 @@ class ServedModel:
         self.statistics = ModelStatistics()
         self.quality = quality_of(spec, options.quality, opened.labels)
         self._closing: asyncio.Task[None] | None = None
-        self._executors = list(_executors(opened))
-        limits = Limits(max_batch_rows=spec.max_batch_size)
+        self._path, self._stamp = opened.path, opened.stamp
+        self._seats = {seat.name: seat for seat, _ in _seats(opened)}
+        self._executors: list[OnnxExecutor] = []
+        for seat, session in _seats(opened):
+            self._seated(seat.name, session)
+        hang = options.hang_seconds or host.hang_seconds
+        limits = Limits(max_batch_rows=spec.max_batch_size, hang_seconds=hang)
         if options.max_queued_requests:
             limits = replace(limits, max_queued_requests=options.max_queued_requests)
         observer = host.watch.observer(spec.name, spec.version, self.statistics)
         self.runner = Runner(
             self._executors, make_policy(options), limits, time.monotonic, observer, host.device
         )
+        self.changed: Callable[[], None] = lambda: None
+        self._replacer = Replacer(
+            label=f"model {spec.name} version {spec.version}",
+            runner=self.runner,
+            open=self._reopened,
+            seat=self._seated,
+            patience=hang,
+            deserted=host.deserted,
+            changed=lambda: self.changed(),
+        )
+        self.runner.lost = self._lost
         self.costs = self._learn()
         self.lengths: Lengths | None = None
         if opened.padding.padding is not None:
@@ -115,6 +141,36 @@ class ServedModel:
         then find it without comparing, a dozen times for each batch."""
         found = (measured.profile.key for measured in self.plan.measured)
         return next((known for known in found if known == key), key)
+
+    @property
+    def able(self) -> bool:
+        """Whether it has any executor left: those whose runs hang are given up."""
+        return self.runner.state.able
+
+    def _seated(self, name: str, session: Session) -> OnnxExecutor:
+        """A new executor for the place called `name`."""
+        seat, loop = self._seats[name], asyncio.get_running_loop()
+        executor = OnnxExecutor(
+            name, seat.layout.kind, seat.team, session, loop, self.padding.padding
+        )
+        self._executors.append(executor)
+        return executor
+
+    def _reopened(self, name: str) -> Session:
+        """A session as the place called `name` had one. Blocks; raises LoadFailed."""
+        if _stamp(self._path) != self._stamp:
+            raise LoadFailed(
+                f"{self._path.name} is not what it was when the model was loaded: load it again"
+            )
+        opened = open_session(self._path, self._seats[name].layout.session)
+        session = open_rows(self.spec, opened)
+        _warm_up(self.plan, self.spec, [[session]])
+        return session
+
+    def _lost(self, executor: Executor, batch: Batch) -> None:
+        assert isinstance(executor, OnnxExecutor)
+        self._executors.remove(executor)  # to close it would be to wait for it
+        self._replacer.lost(executor, batch)
 
     def _learn(self) -> CostTable | None:
         """Teaches what was measured at load. Returns the costs of the profiled key on the main
@@ -139,19 +195,37 @@ class ServedModel:
 
     async def _close(self) -> None:
         await self.runner.drain()
+        self._replacer.close()
+        # What knows each other is not freed by counting (app.py, _settle_memory).
+        del self._replacer, self.runner.lost
         for executor in self._executors:
             await asyncio.to_thread(executor.close)
         if self.quality is not None:
             self.quality.close()
 
 
-def _executors(opened: Opened) -> Iterator[OnnxExecutor]:
-    spec, loop = opened.spec, asyncio.get_running_loop()
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A place for an executor, whichever holds it."""
+
+    name: str
+    team: int
+    layout: Layout
+
+
+def _seats(opened: Opened) -> Iterator[tuple[_Seat, Session]]:
+    """Every place, with the session for it."""
+    spec = opened.spec
     for (team, layout), sessions in zip(opened.plan.layouts, opened.sessions, strict=True):
         between = "-" if layout.kind[-1].isdigit() else ""
         for number, session in enumerate(sessions):
             name = f"{spec.name}/{spec.version}/{layout.kind}{between}{number}"
-            yield OnnxExecutor(name, layout.kind, team, session, loop, opened.padding.padding)
+            yield _Seat(name, team, layout), session
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 async def load(
@@ -171,6 +245,7 @@ def examine(
     """
     libraries = host.operators.find(options.operator_libraries)
     plan = configured(options, host.provider, libraries)
+    stamp = _stamp(path)
     first = open_session(path, plan.main.session)
     spec = read_spec(name, version, first, options, DEFAULT_MAX_BATCH[plan.main.session.provider])
     spec, verdict = _check_rows(spec, first)
@@ -182,7 +257,7 @@ def examine(
     plan = Planner(host.cache, host.device).complete(plan, options, subject)
     sessions = [_open(layout, subject, opened_as) for _, layout in plan.layouts]
     _warm_up(plan, spec, sessions)
-    return Opened(spec, plan, sessions, verdict, padding, labels)
+    return Opened(path, stamp, spec, plan, sessions, verdict, padding, labels)
 
 
 def _open(layout: Layout, subject: Subject, opened: SessionOptions) -> list[Session]:

@@ -55,7 +55,7 @@ class ControlService:
 
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
-            self._registry.get(request.name, request.version)
+            self._registry.check_ready(request.name, request.version)
         except (ModelNotFound, ModelUnavailable):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)

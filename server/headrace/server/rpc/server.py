@@ -42,15 +42,23 @@ class Health(ModelListener):
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
+        self._up = False
 
     async def start(self) -> None:
         """Known, and not serving yet."""
-        for name in _SERVICES:
-            await self.servicer.set(name, _NOT_SERVING)
+        await self._set_all(_NOT_SERVING)
 
     async def ready(self) -> None:
+        self._up = True
+        await self._set_all(_SERVING)
+
+    async def set_server(self, able: bool) -> None:
+        if self._up:
+            await self._set_all(_SERVING if able else _NOT_SERVING)
+
+    async def _set_all(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in _SERVICES:
-            await self.servicer.set(name, _SERVING)
+            await self.servicer.set(name, status)
 
     async def set_model(self, name: str, ready: bool) -> None:
         await self.servicer.set(name, _SERVING if ready else _NOT_SERVING)

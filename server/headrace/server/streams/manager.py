@@ -32,7 +32,12 @@ _log = logging.getLogger(__name__)
 _ID_BYTES, _TOKEN_BYTES = 12, 24
 _SHORTEST_WAIT = 0.001  # seconds
 _LATE = (batcher.Expired, batcher.DeadlineTooShort, errors.DeadlineExceeded)
-_GONE = (errors.ModelNotFound, errors.ModelUnavailable, batcher.Draining)
+_GONE = (
+    errors.ModelNotFound,
+    errors.ModelUnavailable,
+    batcher.Draining,
+    batcher.NoExecutor,
+)
 
 Encode = Callable[[int, Event], bytes]
 

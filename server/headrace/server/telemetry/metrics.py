@@ -168,8 +168,10 @@ def _add_executors(families: Families, labels: Labels, sample: Sample, now: floa
     families.gauge("headrace.executors.busy", "{executor}", help_).add(labels, count)
     help_ = "Executors that may run at the same time"
     families.gauge("headrace.executors", "{executor}", help_).add(
-        labels, sum(team == 0 for team in sample.state.teams.values())
+        labels, len(sample.state.executors) + len(sample.state.helpers) if sample.state.able else 0
     )
+    help_ = "Runs that did not come back, given up with their executors"
+    families.counter("headrace.executor.hangs", "{run}", help_).add(labels, sample.statistics.hangs)
     help_ = "Time for which each executor had a batch"
     times = families.counter("headrace.executor.time", "s", help_)
     for name, batch in running.items():

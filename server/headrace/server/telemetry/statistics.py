@@ -53,7 +53,8 @@ class ModelStatistics(Observer):
     Histograms: `queued`, seconds that answered requests waited; `computed` and `batch_rows`,
     seconds and rows of successful batches; `cost_ratio`, those seconds over what was predicted.
     `expected_seconds` and `actual_seconds` add up both, over batches with a prediction.
-    `busy_seconds` is each executor's time with batches that have ended.
+    `busy_seconds` is each executor's time with batches that have ended. `hangs` counts runs that
+    did not come back, and were given up with their executors.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,7 @@ class ModelStatistics(Observer):
         self.expected_seconds = 0.0
         self.actual_seconds = 0.0
         self.busy_seconds: dict[str, float] = {}
+        self.hangs = 0
 
     def rejected(self, refusal: Reject) -> None:
         self.fail.add(0.0)
@@ -92,6 +94,9 @@ class ModelStatistics(Observer):
 
     def dispatched(self, batch: Batch) -> None:
         self.reasons[batch.reason.value] += 1
+
+    def hung(self, batch: Batch, now: float) -> None:
+        self.hangs += 1
 
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
         busy = self.busy_seconds

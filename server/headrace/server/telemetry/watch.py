@@ -143,6 +143,10 @@ class Several(Observer):
         for observer in self._observers:
             observer.dispatched(batch)
 
+    def hung(self, batch: Batch, now: float) -> None:
+        for observer in self._observers:
+            observer.hung(batch, now)
+
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
         for observer in self._observers:
             observer.completed(batch, completion, now)
