@@ -107,8 +107,7 @@ class _Connection:
         ended = False
         while not ended:
             try:
-                with await self._connect() as connection:
-                    ended = await self._use(connection)
+                ended = await self._use(await self._connect())
             except OSError:  # there is none, or it has just gone
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -157,6 +156,9 @@ class _Connection:
             socket.send_fds(connection, [HANDSHAKE.pack(size, size)], descriptors)
             requests = Writer(descriptors[0], size)
             return Remote(requests, map_to_read(descriptors[1], size), lost.set)
+        except OSError:
+            connection.close()
+            raise
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -11,3 +11,5 @@ HANDSHAKE = struct.Struct("<QQ")
 # Tensors of one request, or one response, that are sooner copied twice through the socket than once
 # through an arena; bytes.
 INLINE = 16 << 10
+# What callers are told while there is no model process.
+AWAY = "the process that runs the models is being started: try again in a moment"

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import ModelProcessAway
+from headrace.server.fronts.names import AWAY
 from headrace.server.rpc.calls import CALLER, PASSED_ON, abort, caller_of
 from headrace.server.rpc.guard import FRONT_NAMES, FRONT_PREFIX, Context, names_of
 
@@ -28,7 +29,6 @@ _MEANWHILE = {
     f"/{_SERVICE}/ServerReady": pb.ServerReadyResponse(ready=False).SerializeToString(),
     f"/{_SERVICE}/ModelReady": pb.ModelReadyResponse(ready=False).SerializeToString(),
 }
-_AWAY = "the model process has ended and is being started again: try again in a moment"
 _DETAILS = "grpc-status-details-bin"
 # Of metadata, what belongs to a connection or is ours.
 _KEPT_BACK = ("user-agent", "grpc-", FRONT_PREFIX)
@@ -86,7 +86,7 @@ class Passing(grpc.GenericRpcHandler):
         except asyncio.CancelledError:
             if self._channel is channel:  # the caller has left, or this process stops
                 raise
-            await abort(context, ModelProcessAway(_AWAY))
+            await abort(context, ModelProcessAway(AWAY))
         finally:
             sending.cancel()
             call.cancel()
@@ -96,9 +96,10 @@ class Passing(grpc.GenericRpcHandler):
     ) -> None:
         """Ends a call as the model process has ended it, or its end."""
         trailing: Any = error.trailing_metadata() or ()
-        told = any(key == _DETAILS for key, _ in trailing)
-        if error.code() is grpc.StatusCode.UNAVAILABLE and not told:
-            await abort(context, ModelProcessAway(_AWAY))
+        ours = any(key == _DETAILS for key, _ in trailing)
+        lost = error.code() is grpc.StatusCode.UNAVAILABLE or self._channel is not channel
+        if lost and not ours:
+            await abort(context, ModelProcessAway(AWAY))
         try:
             await context.abort(error.code(), error.details() or "", tuple(trailing))
         except grpc.aio.InternalError as gone:
@@ -107,7 +108,7 @@ class Passing(grpc.GenericRpcHandler):
     async def _answer_meanwhile(self, method: str, context: Context) -> None:
         answer: Any = _MEANWHILE.get(method)
         if answer is None:
-            await abort(context, ModelProcessAway(_AWAY))
+            await abort(context, ModelProcessAway(AWAY))
         await context.write(answer)
 
 

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from headrace.server.errors import Draining, ModelProcessAway
 from headrace.server.fronts.arena import Writer
 from headrace.server.fronts.link import END, HELLO, Link
-from headrace.server.fronts.names import INLINE
+from headrace.server.fronts.names import AWAY, INLINE
 from headrace.server.fronts.records import Heads, heard
 from headrace.server.rpc.calls import abort, caller_of
 from headrace.server.rpc.guard import Context, shown_by
@@ -31,7 +31,6 @@ from headrace.server.security.access import Shown
 from headrace.server.telemetry.sampling import Metadata
 
 _TRACE_KEYS = ("traceparent", "tracestate", "baggage")
-_AWAY = "the model process has ended and is being started again: try again in a moment"
 _ENDED = "the model process ended before it had answered"
 
 
@@ -76,7 +75,7 @@ class Remote:
         """Hands over a call. Raises ModelProcessAway, Draining."""
         arrival = time.monotonic()
         if not self.alive:
-            raise ModelProcessAway(_AWAY)
+            raise ModelProcessAway(AWAY)
         if self.ended.is_set():
             raise Draining("the server is shutting down")
         head: int | bytes | None
@@ -180,7 +179,7 @@ class RemoteInference:
         shown: Callable[[], Shown],
     ) -> Asked:
         if self.remote is None:
-            raise ModelProcessAway(_AWAY)
+            raise ModelProcessAway(AWAY)
         return self.remote.begin(data, metadata, remaining, caller, shown)
 
     def finish(self, asked: Asked) -> bytes:
