@@ -1,10 +1,11 @@
 """What front processes cost and save: processor time for each request, by process.
 
-A model that does nothing is served by servers with 0, 1, 2, ... front processes, by either RPC engine,
-all at once. A client loads them in short turns, closed loops over several connections. A request's
-cost is what all threads of a process ran for (Linux' schedstat) over the requests of its turn; told
-are medians of the turns. The process that runs models is the one that there is only one of: what it
-takes for a request says how many a second one server can come to, given enough cores for fronts.
+A model that does nothing is served by servers with 0, 1, 2, ... front processes, by either RPC
+engine, all at once. A client loads them in short turns, closed loops over several connections. A
+request's cost is what all threads of a process ran for (Linux' schedstat) over the requests of its
+turn; told are medians of the turns. The process that runs models is the one that there is only one
+of: what it takes for a request says how many a second one server can come to, given enough cores
+for fronts.
 """
 
 from __future__ import annotations

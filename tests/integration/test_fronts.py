@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import pathlib
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +28,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 NATIVE = pytest.mark.skipif(
     importlib.util.find_spec("pygrpc_native") is None, reason="needs the extra 'fast'"
 )
+# Of connections there are several times as many, so that each front has some.
 FRONTS = 2
 ONCE = RetryPolicy(max_attempts=1)
 # Shared memory that holds some requests of LARGE values, and none of HUGE.
@@ -46,9 +48,7 @@ def running(
 
 
 @contextlib.contextmanager
-def serving(
-    folder: pathlib.Path, *arguments: str | pathlib.Path
-) -> Iterator[server.RunningServer]:
+def serving(folder: pathlib.Path, *arguments: str | pathlib.Path) -> Iterator[server.RunningServer]:
     """With front processes; all of them must have gone in the end, and left nothing."""
     options = (f"--front-processes={FRONTS}", f"--front-memory-bytes={MEMORY}")
     with server.serving(folder / "log", *arguments, *options) as up:
@@ -69,6 +69,12 @@ def processes(running: server.RunningServer, module: str) -> list[psutil.Process
             if any(part.endswith(module) for part in child.cmdline()):
                 found.append(child)
     return found
+
+
+def listens(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
+    return False
 
 
 def message(values: Any, model: str = "double", id_: str = "") -> pb.ModelInferRequest:
@@ -136,9 +142,23 @@ async def test_everybody_gets_his_own_answer_and_is_counted_once(
             assert np.frombuffer(response.raw_output_contents[0], np.float32) == [2 * number]
         (after,) = await client.model_statistics("double")
     assert after.inference_count - before.inference_count == 1000
-    used = [len(process.net_connections("tcp")) for process in processes(running, "front_process")]
-    assert len(used) == FRONTS
-    assert all(used)
+
+
+async def test_every_front_gets_connections(running: server.RunningServer) -> None:
+    async def used() -> bool:
+        """The kernel deals connections out by chance."""
+        callers.append(Callers(running.grpc))
+        await asyncio.gather(*(callers[-1].call(n, message([[n]])) for n in range(8)))
+        return all(len(one.net_connections("tcp")) > 1 for one in fronts)
+
+    fronts = processes(running, "front_process")
+    assert len(fronts) == FRONTS
+    callers: list[Callers] = []
+    try:
+        await until(used)
+    finally:
+        for one in callers:
+            await one.close()
 
 
 @pytest.mark.parametrize("size", [LARGE, HUGE])
@@ -196,8 +216,9 @@ async def test_streams_health_and_control_share_the_port(running: server.Running
     async with grpc.aio.insecure_channel(running.grpc) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
         assert (await check(health_pb2.HealthCheckRequest(service="double"))).status == 1
+        unknown: Any = channel.unary_unary("/nothing/Nothing")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/nothing/Nothing")(b"")  # type: ignore[operator]
+            await unknown(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -208,8 +229,8 @@ async def test_a_front_that_dies_takes_its_own_connections_only(
     try:
         await asyncio.gather(*(callers.call(n, message([[n]])) for n in range(8)))
         victim = processes(running, "front_process")[0]
-        port = int(running.grpc.rpartition(":")[2])
-        theirs = [c for c in victim.net_connections("tcp") if c.raddr and c.laddr.port == port]
+        ours = {c.laddr.port for c in psutil.Process().net_connections("tcp") if c.raddr}
+        theirs = [c for c in victim.net_connections("tcp") if c.raddr and c.raddr.port in ours]
         blocker = asyncio.ensure_future(callers.call(0, slow(0)))
         await busy(running, 1)
         waiting = [asyncio.ensure_future(callers.call(n, slow(n, 0))) for n in range(8)]
@@ -229,7 +250,8 @@ async def test_a_front_that_dies_takes_its_own_connections_only(
     await busy(running, 0)
 
     async def back() -> bool:
-        return len(processes(running, "front_process")) == FRONTS
+        fronts = processes(running, "front_process")
+        return len(fronts) == FRONTS and all(listens(front) for front in fronts)
 
     await until(back)
 
@@ -248,9 +270,10 @@ async def test_the_model_process_may_die_and_comes_back(
         for outcome in await asyncio.gather(*in_flight, return_exceptions=True):
             assert isinstance(outcome, grpc.aio.AioRpcError)
             assert outcome.code() is grpc.StatusCode.UNAVAILABLE
-            assert b"MODEL_PROCESS_AWAY" in dict(outcome.trailing_metadata() or ())[
-                "grpc-status-details-bin"
-            ]
+            assert (
+                b"MODEL_PROCESS_AWAY"
+                in dict(outcome.trailing_metadata() or ())["grpc-status-details-bin"]
+            )
         async with AsyncClient(running.grpc, retry=ONCE) as client:
             assert (await health.Check(request)).status != health_pb2.HealthCheckResponse.SERVING
             assert await client.server_live()
@@ -289,11 +312,10 @@ async def test_a_reload_under_load_harms_nobody(
 
 
 async def test_all_that_is_in_flight_is_answered_when_it_stops(
-    tmp_path: pathlib.Path, running: server.RunningServer
+    tmp_path: pathlib.Path,
 ) -> None:
     models.write(tmp_path / "models", "double", models.slowed(models.scaled(2)))
-    engine = next(a for a in running.process.args if "--rpc-engine" in str(a))  # type: ignore[union-attr]
-    with serving(tmp_path, tmp_path / "models", str(engine)) as own:
+    with serving(tmp_path, tmp_path / "models") as own:
         callers = Callers(own.grpc)
         calls = [asyncio.ensure_future(callers.call(n, message([[n]]))) for n in range(400)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -308,23 +330,23 @@ async def test_all_that_is_in_flight_is_answered_when_it_stops(
 
 
 async def test_when_the_supervisor_is_killed_nothing_is_left(tmp_path: pathlib.Path) -> None:
+    """Nor is there a second server on its port meanwhile; nor one in a folder without models."""
     models.write(tmp_path / "models", "double", models.scaled(2))
     with serving(tmp_path, tmp_path / "models") as own:
+        port = own.grpc.rpartition(":")[2]
+        options = ("--front-processes=2", f"--grpc-port={port}")
+        ended = await asyncio.to_thread(server.run, "serve", tmp_path / "models", *options)
+        assert ended.returncode == 1
+        assert f":{port}: another server may be there already" in ended.stderr
         children = psutil.Process(own.process.pid).children()
         own.process.kill()
         gone, alive = await asyncio.to_thread(psutil.wait_procs, children, server.PATIENCE)
         assert (len(gone), alive) == (FRONTS + 1, [])
         await asyncio.to_thread(own.wait)
-    assert not [path for path in pathlib.Path("/dev/shm").iterdir() if "headrace" in path.name]
+    assert not [name for name in os.listdir("/dev/shm") if "headrace" in name]
 
 
-def test_a_wrong_setting_is_told_once_and_a_taken_port_is_noticed(
-    tmp_path: pathlib.Path, running: server.RunningServer
-) -> None:
-    port = running.grpc.rpartition(":")[2]
-    ended = server.run("serve", tmp_path, "--front-processes=2", f"--grpc-port={port}")
-    assert ended.returncode == 1
-    assert f":{port}: another server may be there already" in ended.stderr
-    ended = server.run("serve", tmp_path / "none", "--front-processes=2", "--grpc-port=0")
+def test_a_model_process_that_cannot_start_tells_why_once(tmp_path: pathlib.Path) -> None:
+    ended = server.run("serve", tmp_path / "none", "--front-processes=1", "--grpc-port=0")
     assert ended.returncode == 2
     assert ended.stderr.count("headrace serve:") == 1

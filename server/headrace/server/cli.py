@@ -53,9 +53,9 @@ def _bench(arguments: Sequence[str]) -> int:
 def _require(command: typing.Any) -> None:
     """Raises ModuleNotFoundError where what `command` needs is not installed."""
     if command is _health:  # asked every few seconds: it must not load what serves models
-        import headrace.server.health  # noqa: F401
+        import headrace.server.health
     elif command is _serve:  # which loads it itself, or starts a process that does
-        import headrace.server.config  # noqa: F401
+        import headrace.server.config
 
         if importlib.util.find_spec("onnxruntime") is None:
             raise ModuleNotFoundError(name="onnxruntime")

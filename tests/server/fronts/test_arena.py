@@ -31,12 +31,13 @@ def test_slots_never_overlap(steps: list[int]) -> None:
                 del taken[start]
                 slots.give(start)
             continue
-        start = slots.take(step)
-        if start is None:
+        found = slots.take(step)
+        if found is None:
             assert not any(fits(gap, step) for gap in gaps(taken))
             continue
+        start = found
         assert start % ALIGNMENT == 0
-        assert 0 <= start
+        assert start >= 0
         assert start + step <= SIZE
         for other, size in taken.items():
             assert start + max(1, step) <= other or other + max(1, size) <= start

@@ -7,7 +7,6 @@ import mmap
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,11 @@ class Pipe:
 
     def writelines(self, parts: Any) -> None:
         data = b"".join(parts)
-        asyncio.get_running_loop().call_soon(lambda: self.closed or self.to.data_received(data))
+        asyncio.get_running_loop().call_soon(self._arrive, data)
+
+    def _arrive(self, data: bytes) -> None:
+        if not self.closed:
+            self.to.data_received(data)
 
     def close(self) -> None:
         self.closed = True
@@ -65,7 +68,13 @@ class Service:
         return self.reader.assemble(parts)
 
     def begin_received(
-        self, received: Received, metadata: Any, remaining: Any, caller: str, shown: Any, arrival: float
+        self,
+        received: Received,
+        metadata: Any,
+        remaining: Any,
+        caller: str,
+        shown: Any,
+        arrival: float,
     ) -> Begun:
         if isinstance(received, InvalidInput):
             raise received
@@ -122,8 +131,8 @@ def request(id_: str, size: int) -> bytes:
 
 
 @pytest.fixture
-async def both() -> AsyncIterator[Both]:
-    yield Both()
+async def both() -> Both:
+    return Both()
 
 
 async def turns(count: int = 10) -> None:

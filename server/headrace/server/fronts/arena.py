@@ -2,8 +2,8 @@
 
 The writer decides what lies where, in slots; the reader gives a slot back when it has done with it,
 by a message. The memory has no name: it is a file descriptor that was handed over, and the kernel
-frees it when the last of the two processes has gone, however it went. Nothing stays in /dev/shm, nor
-does that folder's size, 64 MB in many containers, limit it. Linux: memfd_create(2).
+frees it when the last of the two processes has gone, however it went. Nothing stays in /dev/shm,
+nor does that folder's size, 64 MB in many containers, limit it. Linux: memfd_create(2).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def aligned(size: int) -> int:
 
 
 class Slots:
-    """Which parts of `size` bytes are taken. First fit, the lowest offset first: what was used lately
-    is used again, and memory that a peak did not reach is never touched."""
+    """Which parts of `size` bytes are taken. First fit, the lowest offset first: what was used
+    lately is used again, and memory that a peak did not reach is never touched."""
 
     def __init__(self, size: int) -> None:
         self._starts = [0]  # of the free parts, sorted
@@ -74,9 +74,7 @@ class Writer:
         self._memory = mmap.mmap(descriptor, size)
         self.slots = Slots(size)
 
-    def put(
-        self, parts: Sequence[Any], sizes: Sequence[int], *, apart: bool = False
-    ) -> int | None:
+    def put(self, parts: Sequence[Any], sizes: Sequence[int], *, apart: bool = False) -> int | None:
         """Copies `parts`, of so many bytes each, into one slot, and gives its offset; None when no
         place is left. They follow each other closely or, `apart`, each begins where it is aligned.
 

@@ -1,10 +1,10 @@
 """The model process's end: calls that front processes hand over, answered like any others.
 
-Theory of operation. Each front has a connection. On it comes first the memory that the two share, as
-file descriptors, then records of calls. A call is begun by the same service that answers calls in a
-server of one process, its future's callback finishes it; answers of one turn of the event loop go back
-together. A front that vanishes takes its calls with it. Other methods come by grpc.aio over a socket
-file, as the fronts pass them on (passing.py).
+Theory of operation. Each front has a connection. On it comes first the memory that the two share,
+as file descriptors, then records of calls. A call is begun by the same service that answers calls
+in a server of one process, its future's callback finishes it; answers of one turn of the event loop
+go back together. A front that vanishes takes its calls with it. Other methods come by grpc.aio over
+a socket file, as the fronts pass them on (passing.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from headrace.server import errors
 from headrace.server.fronts.arena import Writer, aligned, map_to_read
 from headrace.server.fronts.leases import Leases
 from headrace.server.fronts.link import END, GROUP, HELLO, Link
-from headrace.server.fronts.records import Heads, told
 from headrace.server.fronts.names import GRPC_SOCKET, HANDSHAKE, INLINE, LINK_SOCKET
+from headrace.server.fronts.records import Heads, told
 from headrace.server.rpc.calls import log_unexpected
 from headrace.server.rpc.service import Begun, InferenceService, Received
 from headrace.server.rpc.wire import Parts
@@ -41,8 +41,8 @@ _FRONTS_LEAVE_SECONDS = 5.0
 class BehindFronts:
     """Has the methods that are asked of an RPC engine, but takes calls from front processes.
 
-    behind: answers all methods but ModelInfer. identities, traces: whether the metadata of calls are
-    of any use here.
+    behind: answers all methods but ModelInfer. identities, traces: whether the metadata of calls
+    are of any use here.
     """
 
     def __init__(

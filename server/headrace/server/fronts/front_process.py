@@ -151,7 +151,10 @@ class _Connection:
 
     def _handshake(self, connection: socket.socket, lost: asyncio.Event) -> Remote:
         size = self._memory
-        descriptors = [new_memory("headrace-requests", size), new_memory("headrace-responses", size)]
+        descriptors = [
+            new_memory("headrace-requests", size),
+            new_memory("headrace-responses", size),
+        ]
         try:
             socket.send_fds(connection, [HANDSHAKE.pack(size, size)], descriptors)
             requests = Writer(descriptors[0], size)

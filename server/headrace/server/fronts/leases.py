@@ -26,8 +26,8 @@ class Leases:
 
     def view(self, offset: int, size: int) -> memoryview:
         """Read-only. Arrays made of it keep the part lent."""
-        # Made from the map, not cut from a larger array: NumPy would have views of it refer to that.
-        part = np.frombuffer(self._memory, np.uint8, size, offset)
+        # Made from the map, not cut from an array: NumPy would have views of it refer to that.
+        part: Any = np.frombuffer(self._memory, np.uint8, size, offset)
         self._lent[offset] = weakref.ref(part, partial(self._end, offset))
         return memoryview(part)
 

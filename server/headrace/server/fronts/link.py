@@ -1,18 +1,18 @@
 """Messages between a front process and the model process, over a stream socket.
 
-A message is a tuple of what `marshal` knows: both ends are one program on one interpreter, and nothing
-else in Python is read as fast. Each frame is 8 bytes of length, little-endian, and the message. All
-that falls into one turn of the event loop goes as one message: a burst of calls, or the answers of a
-batch, are one write and one wake-up.
+A message is a tuple of what `marshal` knows: both ends are one program on one interpreter, and
+nothing else in Python is read as fast. Each frame is 8 bytes of length, little-endian, and the
+message. All that falls into one turn of the event loop goes as one message: a burst of calls, or
+the answers of a batch, are one write and one wake-up.
 
     to the model process    (calls, left, given)
     to the front process    (HELLO, whether identities are asked for, whether calls are traced)
                             (GROUP, answers, given)
                             (END,)
 
-left: numbers of calls whose callers have gone. given: offsets of slots in the other side's arena that
-are free again. END: all that was accepted is answered, and no more will be taken. Calls and answers
-are told in records.py.
+left: numbers of calls whose callers have gone. given: offsets of slots in the other side's arena
+that are free again. END: all that was accepted is answered, and no more will be taken. Calls and
+answers are told in records.py.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""All methods but ModelInfer, passed on to the model process as bytes, in either direction.
+"""The methods other than ModelInfer, passed on to the model process as bytes, in either direction.
 
-A call is one of grpc.aio over a socket file: what it brings, its deadline and its end are passed on as
-they are. It says whom it comes from, since to the model process all calls come from the same socket.
-While there is no model process, health and readiness are answered here.
+A call is one of grpc.aio over a socket file: what it brings, its deadline and its end are passed on
+as they are. It says whom it comes from, since to the model process all calls come from the same
+socket. While there is no model process, health and readiness are answered here.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,23 @@ from headrace.server.errors import ModelProcessAway
 from headrace.server.fronts.names import AWAY
 from headrace.server.rpc.calls import CALLER, PASSED_ON, abort, caller_of
 from headrace.server.rpc.guard import FRONT_NAMES, FRONT_PREFIX, Context, names_of
+from headrace.stream.v1 import stream_pb2 as stream_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+# Full names, and whether callers send many messages.
+_METHODS = {
+    f"/{service.full_name}/{method.name}": bool(method.client_streaming)
+    for service in (
+        *pb.DESCRIPTOR.services_by_name.values(),
+        *stream_pb.DESCRIPTOR.services_by_name.values(),
+        *health_pb2.DESCRIPTOR.services_by_name.values(),
+    )
+    for method in service.methods
+} | {
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": True
+    for version in ("v1", "v1alpha")
+}
 # What is known without a model process.
 _MEANWHILE = {
     "/grpc.health.v1.Health/Check": _NOT_SERVING.SerializeToString(),
@@ -37,13 +52,14 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    # Each model process is reached by a connection of its own, not by one that is still backing off.
+    # Each model process is reached by a connection of its own, not by one that still backs off.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 class Passing(grpc.GenericRpcHandler):
-    """Handles every method. `open` and `close` follow the coming and going of the model process."""
+    """Handles the methods that there are. `open` and `close` follow the coming and going of the
+    model process."""
 
     def __init__(self) -> None:
         self._channel: grpc.aio.Channel | None = None
@@ -59,24 +75,30 @@ class Passing(grpc.GenericRpcHandler):
             await channel.close()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        # On the wire a unary call is a stream of one message each way.
         method: Any = handler_call_details.method
+        many = _METHODS.get(method)
+        if many is None:
+            return None
+        pass_on: Any = partial(self._pass_on, method)
+        if many:
+            return grpc.stream_stream_rpc_method_handler(pass_on)
+        # One request, and a stream of answers; a single one is the same on the wire.
+        return grpc.unary_stream_rpc_method_handler(pass_on)
 
-        async def pass_on(_: Any, context: Context) -> None:
-            await self._pass_on(method, context)
-
-        handler: Any = pass_on
-        return grpc.stream_stream_rpc_method_handler(handler)
-
-    async def _pass_on(self, method: str, context: Context) -> None:
+    async def _pass_on(self, method: str, request: Any, context: Context) -> None:
         channel = self._channel
         if channel is None:
             await self._answer_meanwhile(method, context)
             return
-        call: Any = channel.stream_stream(method)(
-            timeout=context.time_remaining(), metadata=_metadata(context)
-        )
-        sending = asyncio.create_task(_send(context, call))
+        options: Any = {"timeout": context.time_remaining(), "metadata": _metadata(context)}
+        sending: asyncio.Task[None] | None = None
+        call: Any
+        if isinstance(request, bytes):
+            start: Any = channel.unary_stream(method)
+            call = start(request, **options)
+        else:
+            call = channel.stream_stream(method)(**options)
+            sending = asyncio.create_task(_send(context, call))
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
                 await context.write(message)
@@ -88,7 +110,8 @@ class Passing(grpc.GenericRpcHandler):
                 raise
             await abort(context, ModelProcessAway(AWAY))
         finally:
-            sending.cancel()
+            if sending is not None:
+                sending.cancel()
             call.cancel()
 
     async def _fail(
@@ -115,10 +138,12 @@ class Passing(grpc.GenericRpcHandler):
 async def _send(context: Context, call: Any) -> None:
     """The caller's messages. When the call ends sooner, `call.read` tells."""
     try:
+        await call.wait_for_connection()
         while (message := await context.read()) is not grpc.aio.EOF:
-            await call.write(message)
+            # `call.write` would put INTERNAL in the place of a status that is on its way.
+            await call._cython_call.send_serialized_message(message)  # noqa: SLF001
         await call.done_writing()
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+    except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
         pass
 
 

@@ -5,11 +5,11 @@
               (number, offset, size)                   where it lies in the arena
               (number, reason, message, retry_after)   an error of the server's table
 
-head: of the message, without id and raw tensors: bytes, or the number that Heads gave them when they
-came before; None for what is no message, and `id` then says why. raw: the raw tensors, as bytes each
-or as (offset, sizes) in the arena. arrival: of the monotonic clock, which processes share. remaining:
-seconds that the deadline had left then. extra: None, or (metadata, token, names) of who calls, as far
-as the other side asks for them.
+head: of the message, without id and raw tensors: bytes, or the number that Heads gave them when
+they came before; None for what is no message, and `id` then says why. raw: the raw tensors, as
+bytes each or as (offset, sizes) in the arena. arrival: of the monotonic clock, which processes
+share. remaining: seconds that the deadline had left then. extra: None, or (metadata, token, names)
+of who calls, as far as the other side asks for them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """ModelInfer in a front process: takes messages apart, hands them over, and joins answers.
 
-Theory of operation. A call becomes a record and a future; the records of one turn of the event loop go
-to the model process as one message, and answers come back likewise. What a call may ask, whether it
-may, and every figure that is counted of it is the model process's affair: so there is one truth for
-all fronts. Large tensors go through an arena that this process writes, large responses through one
-that it reads.
+Theory of operation. A call becomes a record and a future; the records of one turn of the event loop
+go to the model process as one message, and answers come back likewise. What a call may ask, whether
+it may, and every figure that is counted of it is the model process's affair: so there is one truth
+for all fronts. Large tensors go through an arena that this process writes, large responses through
+one that it reads.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ class Remote:
 
 
 class RemoteInference:
-    """Has the methods that a transport asks of the service which answers ModelInfer, whichever model
-    process is there. `remote`: None while there is none."""
+    """Has the methods that a transport asks of the service which answers ModelInfer, whichever
+    model process is there. `remote`: None while there is none."""
 
     def __init__(self) -> None:
         self.remote: Remote | None = None

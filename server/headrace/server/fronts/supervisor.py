@@ -1,9 +1,9 @@
 """`headrace serve --front-processes N`: the process that starts the others, and starts them again.
 
 It holds the port, so that no other program gets it while a front is away, and does nothing else: it
-runs no models. SIGTERM and SIGINT come to it alone (child.py): the model process
-drains, as a server of one process does; it tells the fronts when all is answered; they close. A second
-signal ends this process, and with it, since their standard input ends, all others at once.
+runs no models. SIGTERM and SIGINT come to it alone (child.py): the model process drains, as a
+server of one process does; it tells the fronts when all is answered; they close. A second signal
+ends this process, and with it, since their standard input ends, all others at once.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ async def _all(starts: Any) -> list[dict[str, Any]]:
     """What all report. Raises Failed as soon as one has failed."""
     tasks = [asyncio.ensure_future(start()) for start in starts]
     try:
-        return await asyncio.gather(*tasks)
+        reports: list[dict[str, Any]] = await asyncio.gather(*tasks)
+        return reports
     finally:
         for task in tasks:
             task.cancel()

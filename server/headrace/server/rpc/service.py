@@ -134,7 +134,7 @@ class InferenceService:
         makes of its parts; raises as `begin_call`."""
         try:
             result = begun.pending.outcome()
-            response = codec.encode(begun.wire, result)
+            response = codec.encode(begun.wire, result, join)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
             if begun.call is not None:
@@ -224,7 +224,8 @@ class InferenceService:
         except asyncio.CancelledError:
             self.left(begun)
             raise
-        return self.finish(begun)
+        response: bytes = self.finish(begun)
+        return response
 
     def quiet_since(self) -> float:
         """When the last request came, in seconds of the monotonic clock."""
