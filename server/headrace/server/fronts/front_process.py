@@ -115,7 +115,7 @@ class _Connection:
         remote, self._inference.remote = self._inference.remote, None
         if remote is not None:
             remote.link.close()
-        await self._passing.close()
+        await self._passing.end()
 
     async def _connect(self) -> socket.socket:
         """Raises OSError while nobody listens."""

@@ -63,6 +63,7 @@ class Passing(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self._channel: grpc.aio.Channel | None = None
+        self._passed: set[asyncio.Task[Any]] = set()
 
     def open(self, path: Path) -> None:
         """A model process listens at `path`."""
@@ -73,6 +74,15 @@ class Passing(grpc.GenericRpcHandler):
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+    async def end(self) -> None:
+        """Ends the calls that are still there: the event loop is about to be closed."""
+        passed = set(self._passed)
+        for task in passed:
+            task.cancel()
+        if passed:
+            await asyncio.wait(passed)
+        await self.close()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method: Any = handler_call_details.method
@@ -86,6 +96,10 @@ class Passing(grpc.GenericRpcHandler):
         return grpc.unary_stream_rpc_method_handler(pass_on)
 
     async def _pass_on(self, method: str, request: Any, context: Context) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._passed.add(task)
+        task.add_done_callback(self._passed.discard)
         channel = self._channel
         if channel is None:
             await self._answer_meanwhile(method, context)
