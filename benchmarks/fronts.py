@@ -3,9 +3,9 @@
 A model that does nothing is served by servers with 0, 1, 2, ... front processes, by either RPC
 engine, all at once. A client loads them in short turns, closed loops over several connections. A
 request's cost is what all threads of a process ran for (Linux' schedstat) over the requests of its
-turn; told are medians of the turns. The process that runs models is the one that there is only one
-of: what it takes for a request says how many a second one server can come to, given enough cores
-for fronts.
+turn; told are medians of the turns, and the lowest in brackets. The event loop's thread of the
+process that runs models is the one thing that there is only one of: what it takes for a request
+says how many a second one server can come to, given enough cores for all else.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Figures:
     """Of one server and number of callers; microseconds a request, one figure for each turn."""
 
     model: list[float] = field(default_factory=list)
+    loop: list[float] = field(default_factory=list)
     fronts: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
@@ -56,19 +57,18 @@ class Server:
     transports: list[Lean] = field(default_factory=list)
     figures: dict[int, Figures] = field(default_factory=dict)
 
-    def processor_seconds(self) -> tuple[float, float]:
-        """Of the process that runs models, and of the fronts."""
+    def processor_seconds(self) -> tuple[float, float, float]:
+        """Of the process that runs models, of its event loop's thread, and of the fronts."""
         children = self.root.children()
-        if not children:
-            return _ran(self.root), 0.0
         fronts = [c for c in children if any(a.endswith("front_process") for a in c.cmdline())]
-        return sum(_ran(c) for c in children if c not in fronts), sum(map(_ran, fronts))
+        (model,) = set(children) - set(fronts) or {self.root}
+        return _ran(model), _ran(model, model.pid), sum(map(_ran, fronts))
 
 
-def _ran(process: psutil.Process) -> float:
-    """What the threads of `process` have run for, in seconds."""
+def _ran(process: psutil.Process, only: int | str = "*") -> float:
+    """What the threads of `process` have run for, or the `only` one that counts; in seconds."""
     total = 0
-    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+    for thread in Path(f"/proc/{process.pid}/task").glob(f"{only}"):
         try:
             total += int((thread / "schedstat").read_text().split()[0])
         except OSError:  # it has just ended
@@ -152,8 +152,9 @@ async def measure(servers: list[Server], given: argparse.Namespace) -> None:
                 began, before = time.monotonic(), server.processor_seconds()
                 answered = await turn(server, prepared, callers, given.seconds)
                 after, took = server.processor_seconds(), time.monotonic() - began
-                figures.model.append((after[0] - before[0]) / answered * 1e6)
-                figures.fronts.append((after[1] - before[1]) / answered * 1e6)
+                lists = (figures.model, figures.loop, figures.fronts)
+                for costs, now, then in zip(lists, after, before, strict=True):
+                    costs.append((now - then) / answered * 1e6)
                 figures.rates.append(answered / took)
     for server in servers:
         for transport in server.transports:
@@ -161,12 +162,14 @@ async def measure(servers: list[Server], given: argparse.Namespace) -> None:
 
 
 def show(servers: list[Server]) -> None:
-    table = Table("engine, fronts", "callers", "model process, us", "fronts, us", "requests/s")
+    columns = ("model process, us", "its event loop, us", "fronts, us", "requests/s")
+    table = Table("engine, fronts", "callers", *columns)
     for server in servers:
         for callers, figures in server.figures.items():
-            lists = (figures.model, figures.fronts, figures.rates)
-            row = [f"{statistics.median(of):.0f} ({min(of):.0f})" for of in lists[:2]]
-            table.add_row(server.name, f"{callers}", *row, f"{statistics.median(lists[2]):.0f}")
+            lists = (figures.model, figures.loop, figures.fronts)
+            row = [f"{statistics.median(of):.0f} ({min(of):.0f})" for of in lists]
+            rate = f"{statistics.median(figures.rates):.0f}"
+            table.add_row(server.name, f"{callers}", *row, rate)
     Console().print(table)
 
 
