@@ -20,23 +20,9 @@ from headrace.server.errors import ModelProcessAway
 from headrace.server.fronts.names import AWAY
 from headrace.server.rpc.calls import CALLER, PASSED_ON, abort, caller_of
 from headrace.server.rpc.guard import FRONT_NAMES, FRONT_PREFIX, Context, names_of
-from headrace.stream.v1 import stream_pb2 as stream_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
-# Full names, and whether callers send many messages.
-_METHODS = {
-    f"/{service.full_name}/{method.name}": bool(method.client_streaming)
-    for service in (
-        *pb.DESCRIPTOR.services_by_name.values(),
-        *stream_pb.DESCRIPTOR.services_by_name.values(),
-        *health_pb2.DESCRIPTOR.services_by_name.values(),
-    )
-    for method in service.methods
-} | {
-    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": True
-    for version in ("v1", "v1alpha")
-}
 # What is known without a model process.
 _MEANWHILE = {
     "/grpc.health.v1.Health/Check": _NOT_SERVING.SerializeToString(),
@@ -58,7 +44,7 @@ _OPTIONS = [
 
 
 class Passing(grpc.GenericRpcHandler):
-    """Handles the methods that there are. `open` and `close` follow the coming and going of the
+    """Handles every method. `open` and `close` follow the coming and going of the
     model process."""
 
     def __init__(self) -> None:
@@ -85,17 +71,12 @@ class Passing(grpc.GenericRpcHandler):
         await self.close()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        method: Any = handler_call_details.method
-        many = _METHODS.get(method)
-        if many is None:
-            return None
-        pass_on: Any = partial(self._pass_on, method)
-        if many:
-            return grpc.stream_stream_rpc_method_handler(pass_on)
-        # One request, and a stream of answers; a single one is the same on the wire.
-        return grpc.unary_stream_rpc_method_handler(pass_on)
+        # On the wire a unary call is a stream of one message each way. Which methods there are the
+        # model process knows.
+        pass_on: Any = partial(self._pass_on, handler_call_details.method)
+        return grpc.stream_stream_rpc_method_handler(pass_on)
 
-    async def _pass_on(self, method: str, request: Any, context: Context) -> None:
+    async def _pass_on(self, method: str, _: Any, context: Context) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._passed.add(task)
@@ -104,15 +85,10 @@ class Passing(grpc.GenericRpcHandler):
         if channel is None:
             await self._answer_meanwhile(method, context)
             return
-        options: Any = {"timeout": context.time_remaining(), "metadata": _metadata(context)}
-        sending: asyncio.Task[None] | None = None
-        call: Any
-        if isinstance(request, bytes):
-            start: Any = channel.unary_stream(method)
-            call = start(request, **options)
-        else:
-            call = channel.stream_stream(method)(**options)
-            sending = asyncio.create_task(_send(context, call))
+        call: Any = channel.stream_stream(method)(
+            timeout=context.time_remaining(), metadata=_metadata(context)
+        )
+        sending = asyncio.create_task(_send(context, call))
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
                 await context.write(message)
@@ -124,8 +100,7 @@ class Passing(grpc.GenericRpcHandler):
                 raise
             await abort(context, ModelProcessAway(AWAY))
         finally:
-            if sending is not None:
-                sending.cancel()
+            sending.cancel()
             call.cancel()
 
     async def _fail(
