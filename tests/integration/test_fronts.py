@@ -71,6 +71,11 @@ def processes(running: server.RunningServer, module: str) -> list[psutil.Process
     return found
 
 
+def ports_of(process: psutil.Process) -> set[int]:
+    """Its own ends of its connections."""
+    return {c.laddr.port for c in process.net_connections("tcp") if c.raddr}
+
+
 def listens(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return any(c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
@@ -225,11 +230,12 @@ async def test_streams_health_and_control_share_the_port(running: server.Running
 async def test_a_front_that_dies_takes_its_own_connections_only(
     running: server.RunningServer,
 ) -> None:
+    before = ports_of(psutil.Process())  # connections of other tests may still be closing
     callers = Callers(running.grpc)
     try:
         await asyncio.gather(*(callers.call(n, message([[n]])) for n in range(8)))
         victim = processes(running, "front_process")[0]
-        ours = {c.laddr.port for c in psutil.Process().net_connections("tcp") if c.raddr}
+        ours = ports_of(psutil.Process()) - before
         theirs = [c for c in victim.net_connections("tcp") if c.raddr and c.raddr.port in ours]
         blocker = asyncio.ensure_future(callers.call(0, slow(0)))
         await busy(running, 1)
