@@ -22,6 +22,7 @@ ROWS = [
     (batcher.Expired("m"), Code.DEADLINE_EXCEEDED, 504, "EXPIRED_IN_QUEUE"),
     (errors.DeadlineExceeded("m"), Code.DEADLINE_EXCEEDED, 504, "EXPIRED_ON_ARRIVAL"),
     (errors.ModelUnavailable("m"), Code.UNAVAILABLE, 503, "MODEL_UNAVAILABLE"),
+    (errors.ModelProcessAway("m"), Code.UNAVAILABLE, 503, "MODEL_PROCESS_AWAY"),
     (errors.LoadFailed("m"), Code.FAILED_PRECONDITION, 412, "LOAD_FAILED"),
     (batcher.Draining("m"), Code.UNAVAILABLE, 503, "DRAINING"),
     (errors.Draining("m"), Code.UNAVAILABLE, 503, "DRAINING"),

@@ -21,6 +21,8 @@ _BANNER = re.compile(r"gRPC on (\S+) and HTTP on (\S+)$")
 PATIENCE = 60.0
 # The engine that tests run with: `RPC_ENGINE=native python -m pytest tests/integration`.
 ENGINE = os.environ.get("RPC_ENGINE", "auto")
+# And how many front processes: `FRONTS=2 python -m pytest tests/integration`.
+FRONTS = os.environ.get("FRONTS", "0")
 
 
 @dataclass
@@ -99,15 +101,15 @@ def serving(
     Afterwards it is told to stop, must exit with 0, and must not have logged an error that nobody
     expected. A block that has waited for the exit itself is left alone with what it found.
     """
-    engine = f"--rpc-engine={ENGINE}"
+    ways = (f"--rpc-engine={ENGINE}", f"--front-processes={FRONTS}")
     with log_file.open("w") as log:
         process = subprocess.Popen(
             [
                 command or executable(),
                 "serve",
+                *ways,
                 "--grpc-port=0",
                 "--http-port=0",
-                engine,
                 *arguments,  # the last that says something of an option is heard
             ],
             env=clean_environment(environment),

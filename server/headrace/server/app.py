@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from headrace.server.models.served import Host
 from headrace.server.pressure import Pressure
 from headrace.server.rpc import server as rpc
 from headrace.server.rpc.control import ControlService
+from headrace.server.rpc.engine import Engine
 from headrace.server.rpc.limits import Limits
 from headrace.server.rpc.service import InferenceService
 from headrace.server.rpc.stream_codec import encode_delivery
@@ -53,6 +54,12 @@ _QUIET_SECONDS, _SETTLE_SECONDS = 0.1, 2.0
 _ABORT_SECONDS = 5.0
 
 
+# Puts together what carries calls, from all that answers them.
+Build = Callable[
+    [InferenceService, ControlService, StreamService, rpc.Health, Settings, Watch], Engine
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """Where a server listens."""
@@ -73,7 +80,7 @@ class Addresses:
 class App:
     """One server. `start`, then `stop`; or `running(settings)` for both."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, build: Build = rpc.build) -> None:
         """Raises ConfigurationError when the models' paths hold no models, the engine that calls
         are to come by is not installed, or a certificate cannot be read."""
         self.settings = settings
@@ -119,7 +126,7 @@ class App:
         sampling = self._watch.tracing.sampling if self._watch.tracing else None
         control = ControlService(self.registry, self.is_ready, sampling)
         self._streams = StreamService(sessions, self._watch, guard, self._inference.in_flight)
-        self._grpc = rpc.build(
+        self._grpc = build(
             self._inference,
             control,
             self._streams,
@@ -273,9 +280,11 @@ def _stream_limits(settings: Settings) -> StreamLimits:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[App, Addresses]]:
+async def running(
+    settings: Settings, build: Build = rpc.build
+) -> AsyncIterator[tuple[App, Addresses]]:
     """A server that is up inside the block and stopped in order after it."""
-    app = App(settings)
+    app = App(settings, build)
     try:
         addresses = await app.start()
         yield app, addresses
@@ -283,7 +292,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[App, Addresses]]:
         await app.stop()
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What is in memory once models serve is there to stay: the collector need not walk it again.
 
     Nothing that a request makes is part of a cycle, nor is a model: both are freed without it.
@@ -304,7 +313,7 @@ async def serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with running(settings) as (app, addresses):
-        _settle_memory()
+        settle_memory()
         print(  # noqa: T201 (the contract: the first line on standard output says where)
             f"headrace serves gRPC on {addresses.grpc} and HTTP on {addresses.http}", flush=True
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import logging
 import os
 import pathlib
@@ -52,12 +53,22 @@ def _bench(arguments: Sequence[str]) -> int:
     return bench(arguments)
 
 
+def _require(command: typing.Any) -> None:
+    """Raises ModuleNotFoundError where what `command` needs is not installed."""
+    if command is _health:  # asked every few seconds: it must not load what serves models
+        import headrace.server.health
+    elif command is _serve:  # which loads it itself, or starts a process that does
+        import headrace.server.config
+
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise ModuleNotFoundError(name="onnxruntime")
+    else:
+        import headrace.server.app  # noqa: F401
+
+
 def _run_command(namespace: argparse.Namespace) -> int:
     try:
-        if namespace.run is _health:  # asked every few seconds: it must not load what serves models
-            import headrace.server.health
-        else:
-            import headrace.server.app  # noqa: F401
+        _require(namespace.run)
     except ModuleNotFoundError as error:
         print(
             f"headrace: {error.name} is missing: the server comes with an extra, "
@@ -169,7 +180,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(namespace: argparse.Namespace) -> int:
-    from headrace.server.app import serve
     from headrace.server.config import Settings, load_settings
     from headrace.server.errors import ConfigurationError, ServerError
     from headrace.server.telemetry import logs
@@ -180,6 +190,12 @@ def _serve(namespace: argparse.Namespace) -> int:
     try:
         settings = load_settings(flags, namespace.config)
         logs.configure(settings.log_format, settings.log_level)
+        if settings.front_processes:
+            from headrace.server.fronts.supervisor import serve as supervise
+
+            return asyncio.run(supervise(settings))
+        from headrace.server.app import serve
+
         ended = _run(serve(settings))
     except ConfigurationError as error:
         print(f"headrace serve: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -95,6 +96,19 @@ class Settings(BaseModel):
         description="what carries gRPC: native (an extra) costs less for each unary call; auto is "
         "grpcio",
     )
+    front_processes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that share the gRPC port and hand requests to the one that runs "
+        "models; 0: that one carries calls itself",
+    )
+    front_memory_bytes: int = Field(
+        default=256 << 20,
+        ge=1 << 16,
+        description="memory that each front process shares with the one that runs models, for "
+        "requests and as much again for responses",
+    )
     tls_certificate: pathlib.Path | None = Field(
         default=None, description="PEM file of the server's certificate chain: turns on TLS on gRPC"
     )
@@ -178,6 +192,8 @@ def _misfits(settings: Settings) -> Iterator[str]:
             "rpc_engine, tls_certificate: the engine native has no TLS, expected rpc_engine to be "
             "grpcio or auto with tls_certificate, got native"
         )
+    if settings.front_processes and sys.platform != "linux":
+        yield f"front_processes: expected 0, since they need Linux, got {settings.front_processes}"
 
 
 def load_settings(

@@ -41,6 +41,10 @@ class Draining(ServerError):
     """The server shuts down and takes no new work."""
 
 
+class ModelProcessAway(ServerError):
+    """The process that runs the models has ended, and its successor does not serve yet."""
+
+
 class Unauthenticated(ServerError):
     """Who calls is not known, and must be."""
 
@@ -90,6 +94,7 @@ TABLE: dict[type[Exception], Row] = {
     batcher.Expired: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "EXPIRED_IN_QUEUE"),
     DeadlineExceeded: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "EXPIRED_ON_ARRIVAL"),
     ModelUnavailable: Row(grpc.StatusCode.UNAVAILABLE, 503, "MODEL_UNAVAILABLE"),
+    ModelProcessAway: Row(grpc.StatusCode.UNAVAILABLE, 503, "MODEL_PROCESS_AWAY"),
     LoadFailed: Row(grpc.StatusCode.FAILED_PRECONDITION, 412, "LOAD_FAILED"),
     batcher.Draining: Row(grpc.StatusCode.UNAVAILABLE, 503, "DRAINING"),
     Draining: Row(grpc.StatusCode.UNAVAILABLE, 503, "DRAINING"),

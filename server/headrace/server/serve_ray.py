@@ -27,8 +27,9 @@ from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
 from headrace.server.models.served import Host
+from headrace.server.rpc.calls import CALLER, details_of, log_unexpected
 from headrace.server.rpc.control import ControlService
-from headrace.server.rpc.service import CALLER, InferenceService, details_of, log_unexpected
+from headrace.server.rpc.service import InferenceService
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.sequences import Sequences
 from headrace.server.telemetry.watch import Watch

@@ -7,7 +7,7 @@ tensor is copied once, from where it was computed into the message that is sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,9 @@ _RAW_TAG = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
 _KEPT_SHAPES = 64
 _LONGEST_CALLER = 128
 _LIMITS = Limits()
+
+# Puts the parts of a message together: bytes, and arrays that lie in one piece.
+Join = Callable[[Sequence[Any]], Any]
 
 
 @dataclass(slots=True, eq=False)
@@ -248,8 +251,9 @@ def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:
     return value
 
 
-def encode(wire: WireRequest, result: InferenceResult) -> bytes:
-    """The serialized response to `wire`, tensors as raw contents."""
+def encode(wire: WireRequest, result: InferenceResult, join: Join = b"".join) -> Any:
+    """The serialized response to `wire`, tensors as raw contents: bytes, or what else `join` makes
+    of its parts."""
     asked = _asked(wire.head)
     outputs = result.outputs
     if asked.classes:
@@ -264,7 +268,7 @@ def encode(wire: WireRequest, result: InferenceResult) -> bytes:
         parts += (delimited(_RAW_TAG, size), buffer)
     if asked.explain:
         parts.append(_explanation(result).SerializeToString())
-    return b"".join(parts)
+    return join(parts)
 
 
 def _response_head(result: InferenceResult, outputs: Sequence[tuple[TensorSpec, Array]]) -> bytes:

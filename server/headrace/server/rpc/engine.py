@@ -7,11 +7,14 @@ one as it is.
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import grpc
 
 from headrace.server.errors import ConfigurationError
+from headrace.server.security.access import Shown
+from headrace.server.telemetry.sampling import Metadata
 
 # Who may wait is our queue's decision: what it refuses learns why, and when to come back. So an
 # engine has no limit of its own that anybody meets.
@@ -35,6 +38,45 @@ class Engine(Protocol):
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, and ends those in flight after `grace` seconds."""
+
+
+class Unary(Protocol):
+    """Who answers ModelInfer: in this process, or in another one. What `begin_call` gives has a
+    `future`, and goes back to `finish` once that has ended, or to `left`."""
+
+    def begin_call(
+        self,
+        data: bytes,
+        metadata: Callable[[], Metadata | None],
+        remaining: float | None,
+        caller: str,
+        shown: Callable[[], Shown],
+    ) -> Any: ...
+
+    def finish(self, begun: Any) -> bytes: ...
+
+    def left(self, begun: Any) -> None: ...
+
+
+def grpcio_options(
+    max_message_bytes: int, max_connection_calls: int, *, shared_port: bool = False
+) -> list[tuple[str, int]]:
+    """Of a grpc.aio.Server. `shared_port`: with other processes of this server."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", max_connection_calls),
+        # Two servers on one port would take each other's calls unnoticed.
+        ("grpc.so_reuseport", int(shared_port)),
+        # From the first number to the second gRPC cancels calls that it has not handed to us
+        # yet, at random, and tells their callers nothing else; by default from 1,000.
+        ("grpc.server.max_pending_requests", MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
+        # gRPC's default of five minutes would cut off clients that watch quiet streams.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+    ]
 
 
 def choose(wanted: EngineName) -> Literal["grpcio", "native"]:

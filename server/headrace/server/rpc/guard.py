@@ -18,6 +18,12 @@ else:
 # The kind of a call, and the model that it concerns: None for none, ALL_MODELS for all.
 Asked = tuple[Kind, str | None]
 
+# By these metadata a front process says whose certificate it has seen; callers cannot, since it
+# passes on none of theirs that begin so.
+FRONT_PREFIX = "headrace-front-"
+FRONT_NAMES = "headrace-front-names-bin"
+_fronts_vouch = False
+
 _NAMES = ("x509_subject", "x509_common_name", "x509_subject_alternative_name")
 
 
@@ -30,13 +36,27 @@ def shown_in(metadata: Metadata | None, names: tuple[str, ...] = ()) -> Shown:
     return Shown(None, names)
 
 
-def shown_by(context: Context) -> Shown:
+def trust_fronts() -> None:
+    """From now on believe what FRONT_NAMES say: only front processes reach this process."""
+    global _fronts_vouch
+    _fronts_vouch = True
+
+
+def names_of(context: Context) -> tuple[str, ...]:
+    """The names in the client's certificate, which has been verified; none without one."""
+    if _fronts_vouch:
+        for key, value in context.invocation_metadata() or ():
+            if key == FRONT_NAMES and isinstance(value, bytes):
+                return tuple(value.decode().split("\0"))
     properties: Any = context.auth_context()
-    names = tuple(
+    return tuple(
         value.decode(errors="replace") for key in _NAMES for value in properties.get(key, ())
     )
+
+
+def shown_by(context: Context) -> Shown:
     metadata: Any = context.invocation_metadata()
-    return shown_in(metadata, names)
+    return shown_in(metadata, names_of(context))
 
 
 def asked_by(method: str, request: Any) -> Asked | None:

@@ -26,9 +26,9 @@ import grpc
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from headrace.server import errors
-from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING
+from headrace.server.rpc.calls import CALLER, details_of, log_unexpected
+from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Unary
 from headrace.server.rpc.guard import shown_in
-from headrace.server.rpc.service import CALLER, Begun, InferenceService, details_of, log_unexpected
 
 _log = logging.getLogger(__name__)
 
@@ -44,25 +44,29 @@ class NativeServer:
 
     behind: answers all that is not `method` (a full method name, "/package.Service/Method").
     max_message_bytes: largest request; the front reads larger ones to their end all the same.
+    shared_port: with other processes of this server.
     """
 
     def __init__(
         self,
         behind: grpc.aio.Server,
-        inference: InferenceService,
+        inference: Unary,
         method: str,
         max_message_bytes: int,
         max_connection_calls: int = MOST_PENDING,
+        *,
+        shared_port: bool = False,
     ) -> None:
         self._behind = behind
         self._inference = inference
         self._method = method
         self._max_message_bytes = max_message_bytes
         self._max_connection_calls = max_connection_calls
+        self._shared_port = shared_port
         self._front: Any = None
         self._folder = ""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[int, Begun] = {}
+        self._waiting: dict[int, Any] = {}
 
     def add_insecure_port(self, address: str) -> int:
         """Binds `address` and returns its port. Raises RuntimeError when it cannot be had."""
@@ -77,6 +81,7 @@ class NativeServer:
                 keepalive_timeout_ms=KEEPALIVE_MS,
                 keepalive_permit_without_calls=False,
                 max_concurrent_streams=self._max_connection_calls,
+                reuse_port=self._shared_port,
             )
         except OSError as error:
             raise RuntimeError(str(error)) from error
@@ -144,7 +149,7 @@ class NativeServer:
         self._waiting[call] = begun
         begun.future.add_done_callback(partial(self._ended, call, begun))
 
-    def _ended(self, call: int, begun: Begun, future: asyncio.Future[Any]) -> None:
+    def _ended(self, call: int, begun: Any, future: asyncio.Future[Any]) -> None:
         if self._waiting.pop(call, None) is None:  # the caller has left
             if not future.cancelled():
                 future.exception()  # seen, and told to nobody

@@ -18,7 +18,7 @@ from headrace.server.config import Settings
 from headrace.server.errors import InvalidInput, ServerError
 from headrace.server.models.registry import ModelListener
 from headrace.server.rpc.control import ControlService
-from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Engine, choose
+from headrace.server.rpc.engine import Engine, choose, grpcio_options
 from headrace.server.rpc.feedback import SERVICE as FEEDBACK
 from headrace.server.rpc.feedback import FeedbackService
 from headrace.server.rpc.service import InferenceService, guarded
@@ -81,7 +81,7 @@ def build(
     Raises ConfigurationError when the engine that `settings` names cannot be had.
     """
     chosen = choose(settings.rpc_engine)
-    server = _grpcio(inference, control, streams, health_, settings, watch)
+    server = grpcio(inference, control, streams, health_, settings, watch)
     if chosen == "grpcio":
         return server
     from headrace.server.rpc.native import NativeServer  # an extra
@@ -92,7 +92,7 @@ def build(
     )
 
 
-def _grpcio(
+def grpcio(
     inference: InferenceService,
     control: ControlService,
     streams: StreamService,
@@ -100,23 +100,9 @@ def _grpcio(
     settings: Settings,
     watch: Watch,
 ) -> grpc.aio.Server:
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", settings.max_connection_calls),
-            # Two servers on one port would take each other's calls unnoticed.
-            ("grpc.so_reuseport", 0),
-            # From the first number to the second gRPC cancels calls that it has not handed to us
-            # yet, at random, and tells their callers nothing else; by default from 1,000.
-            ("grpc.server.max_pending_requests", MOST_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
-            # gRPC's default of five minutes would cut off clients that watch quiet streams.
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
-        ]
-    )
+    """Everything that is served, by grpc.aio."""
+    options = grpcio_options(settings.max_message_bytes, settings.max_connection_calls)
+    server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from itertools import count
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -20,16 +18,15 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
 from headrace.server.rpc import codec
+from headrace.server.rpc.calls import abort, caller_of, log_unexpected
 from headrace.server.rpc.guard import Context, asked_by, shown_by
 from headrace.server.rpc.limits import InFlight, Limits, cost_of
-from headrace.server.rpc.wire import Reader, WireRequest, delimited
+from headrace.server.rpc.wire import Parts, Reader, WireRequest, delimited
 from headrace.server.security.access import Kind, Shown
 from headrace.server.security.guard import Guard, nothing_shown
 from headrace.server.streams.sequences import Sequences
 from headrace.server.telemetry.sampling import Metadata
 from headrace.server.telemetry.watch import Call, Watch
-
-_log = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL_INFER, MODEL_STREAM_INFER = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelStreamInfer"
@@ -40,13 +37,6 @@ _STATUS_NAMES = {key: code.name for code in grpc.StatusCode for key in (code, co
 # Requests of one stream that may be in flight; beyond that the stream is not read, and HTTP/2's
 # flow control holds its sender back.
 STREAM_WINDOW = 1024
-
-# The metadata by which a caller, or a proxy before it, says whose share of a model it takes.
-CALLER = "headrace-caller"
-
-# Connections that a front passes on come from a socket file: their peers are all the same.
-_PASSED_ON = "unix:"
-_calls_passed_on = count()
 
 _STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
@@ -119,9 +109,26 @@ class InferenceService:
         it has none; `caller` whom it comes from; `shown` gives what it shows of that. What is
         begun ends by `finish` or `left`.
         """
-        received = _received(self._reader, data)
+        received = _received(self._reader.read, data)
+        return self.begin_received(received, metadata, remaining, caller, shown)
+
+    def assemble(self, parts: Parts) -> Received:
+        """A message that was taken apart elsewhere."""
+        return _received(self._reader.assemble, parts)
+
+    def begin_received(
+        self,
+        received: Received,
+        metadata: Callable[[], Metadata | None],
+        remaining: float | None,
+        caller: str,
+        shown: Callable[[], Shown] = nothing_shown,
+        arrival: float | None = None,
+    ) -> Begun:
+        """`begin_call` for a message that has been read. `arrival`: when the call came, and the
+        deadline had `remaining` seconds left, by the monotonic clock; None for now."""
         asked = _named_in(received)
-        call = self._watch.begin(MODEL_INFER, metadata, lambda: asked[0])
+        call = self._watch.begin(MODEL_INFER, metadata, lambda: asked[0], arrival)
         call.caller = caller
         try:
             identity = self._admitted("infer", received, shown)
@@ -131,11 +138,12 @@ class InferenceService:
             self._watch.failed(call, error, *asked)
             raise
 
-    def finish(self, begun: Begun) -> bytes:
-        """The ModelInferResponse to a request whose future has ended; raises as `begin_call`."""
+    def finish(self, begun: Begun, join: codec.Join = b"".join) -> Any:
+        """The ModelInferResponse to a request whose future has ended, as bytes or what else `join`
+        makes of its parts; raises as `begin_call`."""
         try:
             result = begun.pending.outcome()
-            response = codec.encode(begun.wire, result)
+            response = codec.encode(begun.wire, result, join)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
             if begun.call is not None:
@@ -162,7 +170,7 @@ class InferenceService:
         shown: Callable[[], Shown] = nothing_shown,
     ) -> bytes:
         """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
-        received = _received(self._reader, data)
+        received = _received(self._reader.read, data)
         identity = self._admitted("stream", received, shown)
         sender = Sender(identity or caller, identity)
         return await self._finished(self._begin(received, arrival, remaining, sender, None))
@@ -227,7 +235,8 @@ class InferenceService:
         except asyncio.CancelledError:
             self.left(begun)
             raise
-        return self.finish(begun)
+        response: bytes = self.finish(begun)
+        return response
 
     def quiet_since(self) -> float:
         """When the last request came, in seconds of the monotonic clock."""
@@ -331,10 +340,10 @@ class _Stream:
             await self._context.write(answer)
 
 
-def _received(reader: Reader, data: bytes) -> Received:
+def _received(read: Callable[[Any], WireRequest], message: Any) -> Received:
     # Left to gRPC, it would be UNKNOWN to the caller, and a traceback in the log for each.
     try:
-        return reader.read(data)
+        return read(message)
     except DecodeError as error:
         return errors.InvalidInput(f"the message cannot be parsed: {error}")
 
@@ -364,16 +373,6 @@ async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[
         watch.failed(call, error)
         raise
     watch.answered(call)
-
-
-def caller_of(context: Context) -> str:
-    """Who calls: by the call's metadata, else the connection it came on, or the call itself where
-    connections cannot be told apart."""
-    for key, value in context.invocation_metadata() or ():
-        if key == CALLER and value:
-            return str(value)
-    peer = str(context.peer())
-    return f"{peer}{next(_calls_passed_on)}" if peer == _PASSED_ON else peer
 
 
 @asynccontextmanager
@@ -419,28 +418,6 @@ def _in_band(data: bytes, error: Exception) -> bytes:
         response.parameters["headrace_retry_after_ms"].int64_param = max(1, int(wait * 1e3))
     response.parameters[codec.FINAL_RESPONSE].bool_param = True
     return answer.SerializeToString()
-
-
-def log_unexpected(error: Exception) -> None:
-    """An error that no caller can be blamed for leaves its traceback in the log."""
-    if errors.row_of(error) is errors.INTERNAL:
-        _log.error("unexpected error", exc_info=error)
-
-
-def details_of(error: Exception) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata that tell `error` in full."""
-    return (("grpc-status-details-bin", errors.rich_status(error).SerializeToString()),)
-
-
-async def abort(context: Context, error: Exception) -> NoReturn:
-    """Ends the call with the table's status for `error`, details included."""
-    log_unexpected(error)
-    code, message = errors.row_of(error).code, errors.message_of(error)
-    try:
-        await context.abort(code, message, details_of(error))
-    except grpc.aio.InternalError as gone:
-        # The caller has hung up, at its deadline most likely: there is nobody left to tell.
-        raise asyncio.CancelledError from gone
 
 
 def guarded(

@@ -18,15 +18,10 @@ import grpc
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
 from headrace.server.rpc import stream_codec
+from headrace.server.rpc.calls import abort, caller_of, log_unexpected
 from headrace.server.rpc.guard import Context, shown_by
 from headrace.server.rpc.limits import InFlight, Limits
-from headrace.server.rpc.service import (
-    abort,
-    admitted,
-    caller_of,
-    log_unexpected,
-    watched,
-)
+from headrace.server.rpc.service import admitted, watched
 from headrace.server.rpc.stream_codec import encode_error, envelope
 from headrace.server.security.guard import Guard
 from headrace.server.streams.manager import LiveSession, SessionManager

@@ -75,13 +75,16 @@ class Reader:
 
     def read(self, data: bytes) -> WireRequest:
         """Raises google.protobuf.message.DecodeError for what is no ModelInferRequest."""
-        parts = _split(data) or _split_by_protobuf(data)
+        return self.assemble(split(data))
+
+    def assemble(self, parts: Parts) -> WireRequest:
+        """`read` for a message that has been taken apart."""
         head = self._heads.get(parts.head)
         if head is None:
             head = self._parse(parts)
         return WireRequest(head, parts.id, parts.raw)
 
-    def _parse(self, parts: _Parts) -> Head:
+    def _parse(self, parts: Parts) -> Head:
         if len(parts.head) > self._longest_head:
             raise DecodeError(
                 f"expected at most {self._longest_head} bytes beside raw_input_contents, got "
@@ -99,13 +102,21 @@ class Reader:
         return head
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
+    """A serialized request taken apart. head: the message without its id and its raw tensors,
+    serialized still."""
+
     head: bytes
     id: str
     raw: Sequence[memoryview]
 
 
-def _split(data: bytes) -> _Parts | None:
+def split(data: bytes) -> Parts:
+    """Raises google.protobuf.message.DecodeError for what is no ModelInferRequest."""
+    return _split(data) or _split_by_protobuf(data)
+
+
+def _split(data: bytes) -> Parts | None:
     """None when the message is not well formed, or in a way that is not worth knowing."""
     view = memoryview(data)
     rest: list[bytes] = []
@@ -140,12 +151,12 @@ def _split(data: bytes) -> _Parts | None:
                     id_ = data[at - length : at]
         if end > kept:
             rest.append(data[kept:])
-        return _Parts(rest[0] if len(rest) == 1 else b"".join(rest), id_.decode(), raw)
+        return Parts(rest[0] if len(rest) == 1 else b"".join(rest), id_.decode(), raw)
     except (IndexError, UnicodeDecodeError):
         return None
 
 
-def _split_by_protobuf(data: bytes) -> _Parts:
+def _split_by_protobuf(data: bytes) -> Parts:
     """The same for whatever else protobuf accepts. Raises DecodeError."""
     if len(data) > _LARGEST_ODD:
         raise DecodeError("it is cut off, or not as protobuf writes messages")
@@ -153,7 +164,7 @@ def _split_by_protobuf(data: bytes) -> _Parts:
     id_, raw = message.id, [memoryview(contents) for contents in message.raw_input_contents]
     message.ClearField("id")
     message.ClearField("raw_input_contents")
-    return _Parts(message.SerializeToString(), id_, raw)
+    return Parts(message.SerializeToString(), id_, raw)
 
 
 def _skip(data: bytes, at: int, kind: int) -> int:

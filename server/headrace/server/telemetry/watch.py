@@ -57,12 +57,18 @@ class Watch:
         self._counts_only = on and not access_log
 
     def begin(
-        self, method: str, metadata: Callable[[], Metadata | None], model: Callable[[], str] = str
+        self,
+        method: str,
+        metadata: Callable[[], Metadata | None],
+        model: Callable[[], str] = str,
+        arrival: float | None = None,
     ) -> Call:
         """`method` is a full name, package.Service/Method. `metadata` gives the caller's, and is
         asked only where calls are traced; `model` gives the model's name in the caller's words, and
-        is asked only where models are traced by rules of their own."""
-        arrival = time.monotonic()
+        is asked only where models are traced by rules of their own. `arrival`:
+        None for now."""
+        if arrival is None:
+            arrival = time.monotonic()
         if self.tracing is None:
             return Call(method, arrival, None)
         span = self.tracing.begin(method, model, metadata() or (), arrival)
