@@ -48,7 +48,7 @@ class Plan:
     deadline: float = 0.25
 
 
-SHORT = Plan(unit=0.6, calm=1, reloads=2, many=3, hang=0.4)
+SHORT = Plan(unit=0.4, calm=1, reloads=2, many=3, hang=0.3)
 
 
 def long(minutes: float) -> Plan:
@@ -115,6 +115,7 @@ class Soak:
 
         async def stop() -> str:
             await asyncio.sleep(self.plan.unit / 2)
+            self.callers.stopping = True
             began = time.monotonic()
             code = await asyncio.to_thread(self.server.stop)
             return f"ended with {code} after {time.monotonic() - began:.1f} s"

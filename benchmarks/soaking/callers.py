@@ -53,33 +53,39 @@ _ENDS = {
 _NOBODY_LISTENS = ("failed to connect", "connection refused", "connections to all backends")
 
 
-def end_of(error: grpc.aio.AioRpcError, deadline: float | None) -> End:
-    """Every refusal of the server brings its reason; a connection that breaks brings none."""
+def end_of(error: grpc.aio.AioRpcError, deadline: float | None, *, stopping: bool) -> End:
+    """Every refusal of the server brings its reason; a connection that breaks brings none.
+
+    A call that began when the server was already told to stop may meet its very end.
+    """
     told = from_rpc_error(error)
     if told.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return End.LATE if deadline is not None else End.LOST
     if told.reason:
         return _ENDS.get(told.code, End.LOST)
     nobody = any(words in told.details.lower() for words in _NOBODY_LISTENS)
+    nobody |= stopping and told.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     return End.REFUSED if nobody else End.LOST
 
 
 class Callers:
-    """Calls of `work` on one server, over one connection."""
+    """Calls of `work` on one server, over one connection. `stopping`: it has been told to stop."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self._infer: Any = channel.unary_unary(METHOD)
         self._numbers = itertools.count(1)
         self._random = random.Random(0)
+        self.stopping = False
 
     async def call(self, value: float | None = None, deadline: float | None = None) -> End:
         """One request; `value` is one of the faults, or nothing for one to be answered."""
+        stopping = self.stopping
         x = float(next(self._numbers) % _VALUES) if value is None else value
         try:
             data = await self._infer(message("work", x), timeout=deadline or PATIENCE)
         except grpc.aio.AioRpcError as error:
-            return end_of(error, deadline)
+            return end_of(error, deadline, stopping=stopping)
         found = first_of(pb.ModelInferResponse.FromString(data))
         return End.RIGHT if found == 2 * x + 1 else End.WRONG
 
