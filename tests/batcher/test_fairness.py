@@ -283,4 +283,5 @@ def test_the_polite_are_in_time_beside_floods_with_the_same_deadline(
     assert not world.refused
     assert max(world.waits) <= patience + 1e-9
     shares = [world.answered[f"f{n}"] for n in range(len(floods))]
-    assert min(shares) >= 0.5 * sum(shares) / len(shares) - CAP
+    # But for the runs that were under way at the end.
+    assert min(shares) >= 0.5 * sum(shares) / len(shares) - CAP * executors

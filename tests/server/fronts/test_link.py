@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.batcher.errors import Overloaded
 from headrace.server.errors import ModelNotFound, row_of
 from headrace.server.fronts.link import Link
 from headrace.server.fronts.records import LONGEST_HEAD, MOST_HEADS, Heads, heard, told
@@ -107,7 +108,7 @@ def test_every_row_of_the_table_arrives_as_itself() -> None:
     from headrace.server import errors
 
     for kind, row in errors.TABLE.items():
-        sent = kind("m", 0.5) if "Overloaded" in kind.__name__ else kind("m")
+        sent = kind("m", 0.5) if issubclass(kind, Overloaded) else kind("m")
         arrived = heard(*told(1, sent)[1:])
         assert row_of(arrived) == row
         assert errors.retry_after(arrived) == errors.retry_after(sent)
