@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _METHOD = f"/{_SERVICE}/ModelInfer"
 _RECONNECT_SECONDS = 0.05
 # What remains for the transport to send last answers, once nothing is in flight any more.
 _FLUSH_SECONDS = 1.0
+# A front that stops listens until no call has come for so long, but no longer than the second.
+_QUIET_SECONDS, _SETTLE_SECONDS = 0.1, 2.0
 
 
 async def _main(life: Life) -> bool:
@@ -46,6 +49,7 @@ async def _main(life: Life) -> bool:
     life.report(serving=True)
     stopping = asyncio.create_task(life.stopping.wait())
     await asyncio.wait([stopping, connecting], return_when=asyncio.FIRST_COMPLETED)
+    await _settle(inference)
     await server.stop(_FLUSH_SECONDS)
     if connecting.done():
         connecting.result()
@@ -53,6 +57,17 @@ async def _main(life: Life) -> bool:
         task.cancel()
     await connection.close()
     return True
+
+
+async def _settle(inference: RemoteInference) -> None:
+    """Goes on refusing until nothing comes any more, as App does: gRPC cancels the calls that it
+    has not handed over yet when it is stopped."""
+    latest = time.monotonic() + _SETTLE_SECONDS
+    while (now := time.monotonic()) < latest:
+        quiet = now - inference.latest
+        if quiet >= _QUIET_SECONDS:
+            return
+        await asyncio.sleep(_QUIET_SECONDS - quiet)
 
 
 def _build(settings: Settings, inference: RemoteInference, passing: Passing) -> Engine:

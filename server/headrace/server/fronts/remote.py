@@ -165,10 +165,12 @@ class Remote:
 
 class RemoteInference:
     """Has the methods that a transport asks of the service which answers ModelInfer, whichever
-    model process is there. `remote`: None while there is none."""
+    model process is there. remote: None while there is none. latest: when the last call came, by
+    the monotonic clock."""
 
     def __init__(self) -> None:
         self.remote: Remote | None = None
+        self.latest = time.monotonic()
 
     def begin_call(
         self,
@@ -178,6 +180,7 @@ class RemoteInference:
         caller: str,
         shown: Callable[[], Shown],
     ) -> Asked:
+        self.latest = time.monotonic()
         if self.remote is None:
             raise ModelProcessAway(AWAY)
         return self.remote.begin(data, metadata, remaining, caller, shown)
