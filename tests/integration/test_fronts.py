@@ -291,9 +291,13 @@ async def test_the_model_process_may_die_and_comes_back(
                 await client.repository_index()
 
             async def serves() -> bool:
-                with contextlib.suppress(Unavailable):
+                """On every connection: fronts learn of it one by one."""
+                try:
+                    calls = [callers.call(n, message([[4]])) for n in range(8)]
+                    await asyncio.gather(*calls)
                     return await client.server_ready()
-                return False
+                except (Unavailable, grpc.aio.AioRpcError):
+                    return False
 
             await until(serves)
             assert (await asyncio.to_thread(running.get, "/v2/health/ready"))[0] == 200

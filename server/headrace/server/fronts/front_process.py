@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from headrace.server.security.tls import CertificateFiles, Certificates
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _METHOD = f"/{_SERVICE}/ModelInfer"
 _RECONNECT_SECONDS = 0.05
+# A front that is started again finds the model process there; callers come to it after that.
+_FIRST_SECONDS = 0.5
 # What remains for the transport to send last answers, once nothing is in flight any more.
 _FLUSH_SECONDS = 1.0
 # A front that stops listens until no call has come for so long, but no longer than the second.
@@ -39,10 +42,12 @@ async def _main(life: Life) -> bool:
     folder = Path(life.config["folder"])
     inference, passing = RemoteInference(), Passing()
     server = _build(life.settings, inference, passing)
-    _bind(server, life.settings)
-    await server.start()
     connection = _Connection(folder, life.settings.front_memory_bytes, inference, passing)
     connecting = asyncio.create_task(connection.keep())
+    with suppress(TimeoutError):
+        await asyncio.wait_for(connection.made.wait(), _FIRST_SECONDS)
+    _bind(server, life.settings)
+    await server.start()
     keep_freed_memory()
     gc.collect()
     gc.freeze()
@@ -109,7 +114,8 @@ def _bind(server: Engine, settings: Settings) -> None:
 
 
 class _Connection:
-    """The way to the model process, made again whenever there is another one."""
+    """The way to the model process, made again whenever there is another one. `made`: set once it
+    has been made for the first time."""
 
     def __init__(
         self, folder: Path, memory: int, inference: RemoteInference, passing: Passing
@@ -118,6 +124,7 @@ class _Connection:
         self._memory = memory
         self._inference = inference
         self._passing = passing
+        self.made = asyncio.Event()
 
     async def keep(self) -> None:
         """Returns once a model process has said that it, and the server with it, has ended."""
@@ -154,6 +161,7 @@ class _Connection:
         await loop.create_connection(lambda: remote.link, sock=connection)
         self._inference.remote = remote
         self._passing.open(self._folder / GRPC_SOCKET)
+        self.made.set()
         waiting = [loop.create_task(event.wait()) for event in (lost, remote.ended)]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -94,34 +94,39 @@ class Passing(grpc.GenericRpcHandler):
                 await context.write(message)
             context.set_trailing_metadata(await call.trailing_metadata() or ())
         except grpc.aio.AioRpcError as error:
-            await self._fail(channel, context, error)
+            lost = error.code() is grpc.StatusCode.UNAVAILABLE or self._channel is not channel
+            if lost and not _told_by_us(error):
+                await self._answer_meanwhile(method, context)
+            else:
+                await _fail(context, error)
         except asyncio.CancelledError:
             if self._channel is channel:  # the caller has left, or this process stops
                 raise
-            await abort(context, ModelProcessAway(AWAY))
+            await self._answer_meanwhile(method, context)
         finally:
             sending.cancel()
             call.cancel()
-
-    async def _fail(
-        self, channel: grpc.aio.Channel, context: Context, error: grpc.aio.AioRpcError
-    ) -> None:
-        """Ends a call as the model process has ended it, or its end."""
-        trailing: Any = error.trailing_metadata() or ()
-        ours = any(key == _DETAILS for key, _ in trailing)
-        lost = error.code() is grpc.StatusCode.UNAVAILABLE or self._channel is not channel
-        if lost and not ours:
-            await abort(context, ModelProcessAway(AWAY))
-        try:
-            await context.abort(error.code(), error.details() or "", tuple(trailing))
-        except grpc.aio.InternalError as gone:
-            raise asyncio.CancelledError from gone
 
     async def _answer_meanwhile(self, method: str, context: Context) -> None:
         answer: Any = _MEANWHILE.get(method)
         if answer is None:
             await abort(context, ModelProcessAway(AWAY))
         await context.write(answer)
+
+
+def _told_by_us(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the model process has said this, not gRPC in its place."""
+    trailing: Any = error.trailing_metadata() or ()
+    return any(key == _DETAILS for key, _ in trailing)
+
+
+async def _fail(context: Context, error: grpc.aio.AioRpcError) -> None:
+    """Ends a call as the model process has ended it."""
+    trailing: Any = error.trailing_metadata() or ()
+    try:
+        await context.abort(error.code(), error.details() or "", tuple(trailing))
+    except grpc.aio.InternalError as gone:
+        raise asyncio.CancelledError from gone
 
 
 async def _send(context: Context, call: Any) -> None:
