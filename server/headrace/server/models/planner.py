@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 BUDGET = 3.0
 # A row that takes less has nothing to divide among threads: waking them costs as much.
 _WORTH_DIVIDING = 200e-6
+# Of a row whose size was guessed, a small one: the usual rows may be many times as large.
+_WORTH_KEEPING = 50e-6
 # More than one thread needs a session of its own, with the weights once more.
 _LARGEST_TWICE = 512 << 20
 _ROUNDS = 3
@@ -125,11 +127,19 @@ def measure(subject: Subject, plan: Plan) -> Plan:
     base = profile(spec, first)
     alone = _alone(base)
     guessed = has_open_dimensions(spec)
-    worth = alone >= _WORTH_DIVIDING or guessed
+    worth = alone >= (_WORTH_KEEPING if guessed else _WORTH_DIVIDING)
     if base.key is None or not worth or subject.path.stat().st_size > _LARGEST_TWICE:
         return replace(plan, origin="not measured", measured=(_unmeasured(plan.main, base),))
+    others = candidates(plan.main.session)[1:]
+    if guessed:
+        kept = [
+            _unmeasured(layout, profile(spec, subject.open(layout.session)))
+            for layout in others[:1]
+        ]
+        plan = replace(plan, measured=(_unmeasured(plan.main, base), *kept))
+        return choose(replace(plan, origin="not measured: rows may have any size"), guessed=True)
     tried = [(plan.main, [first] * plan.main.instances, base)]
-    for layout in candidates(plan.main.session)[1:]:
+    for layout in others:
         if time.perf_counter() - began > BUDGET:
             break
         sessions = [subject.open(layout.session) for _ in range(layout.instances)]
@@ -145,12 +155,12 @@ def measure(subject: Subject, plan: Plan) -> Plan:
             if place == 0:
                 shares.append(cpus / plan.main.instances)
     # The best of the rounds: others on this machine can only make a layout look worse.
-    measured = tuple(
+    found = tuple(
         Measured(layout, min(lone[place]), max(rates[place]), costs)
         for place, (layout, _, costs) in enumerate(tried)
     )
     origin = DISTURBED if min(shares) < _UNDISTURBED else "measured"
-    return choose(replace(plan, origin=origin, measured=measured), guessed=guessed)
+    return choose(replace(plan, origin=origin, measured=found))
 
 
 def _unmeasured(layout: Layout, costs: Profile) -> Measured:
