@@ -44,6 +44,18 @@ def test_report_makes_a_page_and_tables(
     assert "the load" in tables.read_text()
 
 
+@pytest.mark.parametrize("content", ["", "req/s\n1\n", "{}", "[]"])
+def test_what_is_no_report_is_named(
+    content: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(content)
+    assert main(["report", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert f"{file}: expected a report of headrace bench as JSON" in " ".join(said.split())
+    assert len(said.splitlines()) < 5
+
+
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Report"

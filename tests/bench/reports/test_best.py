@@ -51,6 +51,15 @@ def test_it_is_a_command(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("| requests/s (p99, ms) | headrace |")
 
 
+def test_where_no_sides_took_turns_it_says_so(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(made().model_dump_json())
+    assert main(["best", str(file)]) == 1
+    assert "expected a report of sides that took turns, found none" in capsys.readouterr().err
+
+
 def test_many_sides_are_told_of_in_one_sentence() -> None:
     assert answer(section("a")) == (
         "Throughput of headrace: worse than headrace native (0.50×), x (0.67×); "

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from headrace.bench import run
@@ -100,5 +101,8 @@ def read(path: Path) -> Report:
         return Report.model_validate_json(path.read_bytes())
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error}") from error
-    except ValueError as error:
-        raise BenchError(f"{path}: expected a report of headrace bench: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        what = f"{path}: expected a report of headrace bench as JSON"
+        raise BenchError(f"{what}: {where}: {first['msg']}") from error

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
+from headrace.bench.errors import BenchError
 from headrace.bench.reports.figures import NOTHING, number
 from headrace.bench.reports.markdown import grid
 from headrace.bench.results import Measurement, Report, Section
@@ -17,7 +18,8 @@ def best(reports: Sequence[Report]) -> str:
     """Markdown: a row for each section whose sides took turns, a column for each server.
 
     A server's figures are those of its configuration of the highest throughput, medians of all
-    turns. Headrace's configurations are columns of their own: for them nothing is chosen.
+    turns. Headrace's configurations are columns of their own: for them nothing is chosen. Sections
+    of other kinds have no row. Raises BenchError where that leaves nothing.
     """
     found: dict[str, dict[str, str]] = {}
     for report in reports:
@@ -25,6 +27,8 @@ def best(reports: Sequence[Report]) -> str:
         for section in report.sections:
             if section.kind == "versus":
                 found[section.title] = _row(section, servers)
+    if not found:
+        raise BenchError("expected a report of sides that took turns, found none")
     columns = list(dict.fromkeys(server for row in found.values() for server in row))
     body = [
         [title, *(row.get(column, NOTHING) for column in columns)] for title, row in found.items()

@@ -54,6 +54,7 @@ class Column:
     of: Callable[[Measurement], float | None]
     meaning: str
     write: Callable[[float | None], str] = number
+    of_all: bool = False  # told of several measurements only where each has it
 
     @property
     def heading(self) -> str:
@@ -108,13 +109,14 @@ ANSWERS = (
     P50,
     Column("p90", "ms", _latency("p90_ms"), "one request in 10 took longer"),
     P99,
-    Column("p99.9", "ms", _deep, "one request in 1,000 took longer; not told of fewer than 1,000"),
+    Column("p99.9", "ms", _deep, "one request in 1,000 took longer; not told of fewer than 1,000",
+           of_all=True),
     Column("max", "ms", _latency("max_ms"), "the slowest request answered OK"),
     Column("failed", "", failed, "errors and requests without an answer, of all sent", share),
 )
 COSTS = (
     Column("server CPU", "µs/request", lambda m: m.server.cpu_us_per_request if m.server else None,
-           "CPU time of the server's processes per OK answer"),
+           "CPU time of the server's processes per request that ended, refused ones too"),
     Column("pulse p50", "ms", lambda m: _field(m.pulse, "p50_ms"),
            "median time of a small call, ServerLive or its like, beside the load"),
     Column("pulse p99", "ms", lambda m: _field(m.pulse, "p99_ms"),
@@ -149,6 +151,8 @@ class Row:
 
     def value(self, column: Column) -> float | None:
         known = [value for m in self.measurements if _known(value := column.of(m))]
+        if column.of_all and len(known) < len(self.measurements):
+            return None
         return median(known) if known else None
 
     def text(self, column: Column) -> str:

@@ -25,7 +25,8 @@ from headrace.bench.reports.markup import Markup
 from headrace.bench.reports.words import figure_words, interval_words, judgement, verdict
 from headrace.bench.results import Distribution, Interval, Section
 
-MOST = 6  # lines in a chart, or charts of one kind in a section
+MOST = 6  # lines whose percentiles are drawn, or charts of one kind in a section
+_DRAWN = 4  # lines that one chart has room for
 _UNREADABLE = (HdrCookieException, HdrLengthException, zlib.error, ValueError, TypeError)
 _DEPTHS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
@@ -102,7 +103,7 @@ def _curves(section: Section, identity: str) -> list[Plot]:
     if len({o for o in offered if o}) < 3 or len({o[1] for o in offered if o}) != 1:
         return []
     x_title = next(o[1] for o in offered if o)
-    targets = list(dict.fromkeys(line.target for line in lines))[:4]
+    targets = list(dict.fromkeys(line.target for line in lines))[:_DRAWN]
     series = []
     for place, target in enumerate(targets):
         own = [
@@ -138,7 +139,7 @@ def _turns(section: Section, identity: str) -> list[Plot]:
     if section.kind != "versus" or len(lines) < 2 or max(len(s.measurements) for s in lines) < 2:
         return []
     series = []
-    for place, (line, name) in enumerate(zip(lines[:4], names(lines), strict=False)):
+    for place, (line, name) in enumerate(zip(lines[:_DRAWN], names(lines), strict=False)):
         points = tuple(
             (float(turn), value)
             for turn, m in enumerate(line.measurements, 1)
@@ -154,7 +155,10 @@ def _turns(section: Section, identity: str) -> list[Plot]:
     x = svg.Axis(0.5, most + 0.5, tuple((float(t), str(t)) for t in range(1, most + 1, step)))
     heading = Heading(identity, "p99 turn by turn", _told(series))
     drawn = charts.lines(heading, x, svg.logarithmic(values), series, ("turn", "p99, ms"))
-    return [Plot("p99 turn by turn", drawn, "The sides took turns under the same load.")]
+    said = "The sides took turns under the same load."
+    if len(lines) > _DRAWN:
+        said += f" The first {_DRAWN} of {len(lines)} sides are drawn."
+    return [Plot("p99 turn by turn", drawn, said)]
 
 
 def _told(series: Sequence[Series]) -> str:
