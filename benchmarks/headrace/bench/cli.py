@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from headrace.bench.commands import measuring, output, reading
+from headrace.bench.commands import measuring, reading
 from headrace.bench.commands.jobs import UsageError
 from headrace.bench.errors import BenchError
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command. Returns 0, 2 for bad usage, 1 for a failure."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    given.words, given.started = tuple(arguments), output.now()
+    given.words = tuple(arguments)
     try:
         return int(given.run(given))
     except UsageError as error:

@@ -35,6 +35,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def measuring(given: argparse.Namespace) -> Iterator[Measure]:
     """A way to measure that shows on standard error what goes on."""
     check_writable(given)
+    # Told of the moment at which it began: a checkout may change while it measures.
+    given.begun = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }
     if given.quiet:
         yield run.measure
         return
@@ -54,10 +60,8 @@ def finish(
     or a bound was not kept."""
     report = Report(
         command=("headrace", "bench", *given.words),
-        started=given.started,
         seed=given.seed or 0,
-        machine=machine(),
-        versions=versions(),
+        **given.begun,
         targets=tuple(target.model_dump(mode="json") for target in targets),
         sections=tuple(sections),
     )
@@ -71,11 +75,6 @@ def finish(
         print("headrace bench: a bound was not kept: see the lines with FAIL", file=sys.stderr)
         return 1
     return 0
-
-
-def now() -> str:
-    """The moment that a report says it began at: ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def check_writable(given: argparse.Namespace) -> None:

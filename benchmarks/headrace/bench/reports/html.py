@@ -102,9 +102,7 @@ def _summary(report: Report) -> Markup:
 def _section(section: Section, identity: str) -> Markup:
     lines = summary(section)
     compared = plots.ratios(section, f"{identity}-ratios")
-    drawn = plots.plots(section, identity)
-    if compared:
-        drawn.insert(0, compared)
+    drawn = [*compared, *plots.plots(section, identity)]
     missing = unknown(lines) if lines else []
     return element(
         "section",

@@ -27,6 +27,7 @@ from headrace.bench.results import Distribution, Interval, Section
 
 MOST = 6  # lines whose percentiles are drawn, or charts of one kind in a section
 _DRAWN = 4  # lines that one chart has room for
+_PAIRS = 3  # pairs of sides whose ratios stand in one chart
 _UNREADABLE = (HdrCookieException, HdrLengthException, zlib.error, ValueError, TypeError)
 _DEPTHS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
@@ -286,26 +287,33 @@ def _batches(section: Section, identity: str) -> list[Plot]:
     return made
 
 
-def ratios(section: Section, identity: str) -> Plot | None:
-    """The ratios of sides as intervals round 1."""
-    if not section.ratios:
-        return None
-    groups: dict[tuple[str, str], list[charts.Estimate]] = {}
+def ratios(section: Section, identity: str) -> list[Plot]:
+    """The ratios of sides as intervals round 1: in one chart while the sides are few, in one of
+    each figure where that would be too tall to be seen together with its axis."""
+    groups: dict[str, list[charts.Estimate]] = {}
+    many = len({(ratio.side, ratio.base) for ratio in section.ratios}) > _PAIRS
     for ratio in section.ratios:
+        figure, pair = figure_words(ratio.figure), f"{ratio.side} ÷ {ratio.base}"
         judged = judgement(ratio)
         kind = judged if judged in ("better", "worse") else "plain" if ratio.real else "open"
-        one = charts.Estimate(
-            ratio, figure_words(ratio.figure), f"{interval_words(ratio)} {judged}", kind
-        )
-        groups.setdefault((ratio.side, ratio.base), []).append(one)
-    named = [(f"{side} ÷ {base}", group) for (side, base), group in groups.items()]
-    title = named[0][0] if len(named) == 1 else "Ratios of the sides"
-    if len(named) == 1:
-        named = [("", named[0][1])]
-    first = section.ratios[0]
-    told = "; ".join(map(verdict, section.ratios)) + "."
+        group, name = (figure, pair) if many else (pair, figure)
+        one = charts.Estimate(ratio, name, f"{interval_words(ratio)} {judged}", kind)
+        groups.setdefault(group, []).append(one)
+    if many:
+        return [
+            _forest(f"{identity}-{place}", f"Ratios: {figure}", [("", group)])
+            for place, (figure, group) in enumerate(groups.items())
+        ]
+    if len(groups) > 1:
+        return [_forest(identity, "Ratios of the sides", list(groups.items()))]
+    return [_forest(identity, pair, [("", group)]) for pair, group in groups.items()]
+
+
+def _forest(identity: str, title: str, groups: list[tuple[str, list[charts.Estimate]]]) -> Plot:
+    found = [one.ratio for _, group in groups for one in group]
+    told = "; ".join(map(verdict, found)) + "."
     caption = (
-        f"Median of the ratios of neighbouring turns ({first.turns} turns) and its "
-        f"{first.confidence:.0%} bootstrap interval. Filled: the interval excludes 1."
+        f"Median of the ratios of neighbouring turns ({found[0].turns} turns) and its "
+        f"{found[0].confidence:.0%} bootstrap interval. Filled: the interval excludes 1."
     )
-    return Plot(title, charts.forest(Heading(identity, title, told), named), caption)
+    return Plot(title, charts.forest(Heading(identity, title, told), groups), caption)

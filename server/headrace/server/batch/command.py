@@ -41,6 +41,9 @@ def main(namespace: argparse.Namespace) -> int:
 
 def _run(job: Job, namespace: argparse.Namespace) -> int:
     source = find_source(job)
+    find_model(job)
+    if job.form == "parquet":  # after what the command names, which no package would mend
+        arrow.need_arrow()
     folder = OutputFolder(job.output, job.form)
     with folder.locked():
         contents = source.contents(job)
@@ -91,8 +94,6 @@ def _manifest(job: Job, source: Source, parts: int) -> Manifest:
 
 def _job(namespace: argparse.Namespace) -> Job:
     """Raises ConfigurationError."""
-    if namespace.format == "parquet":
-        arrow.need_arrow()
     model: pathlib.Path = namespace.model
     return Job(
         model=model.absolute(),
