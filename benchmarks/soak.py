@@ -146,8 +146,10 @@ async def first_server(plan: Plan, soak: Soak) -> None:
     await soak.sigterm()
 
 
-async def run(plan: Plan, folder: pathlib.Path, console: Console) -> tuple[list[Row], bool]:
-    """All rows, and whether every server ended with 0."""
+async def run(
+    plan: Plan, folder: pathlib.Path, console: Console
+) -> tuple[list[Row], list[int | None]]:
+    """All rows, and what each server ended with."""
     models = folder / "models"
     write_repository(models, steps_for(ROW_SECONDS))
     hang = f"--hang-seconds={plan.hang}"
@@ -171,7 +173,7 @@ async def run(plan: Plan, folder: pathlib.Path, console: Console) -> tuple[list[
             else:
                 console.print("clock jumps: left out, there is no C compiler here")
         codes.append(await asyncio.to_thread(server.stop))
-    return soak.rows, not any(codes)
+    return soak.rows, codes
 
 
 async def _already(what: Awaitable[str], _: Tally) -> str:
@@ -191,7 +193,7 @@ def main() -> int:
     options = parser.parse_args()
     console, plan = Console(), SHORT if options.short else long(options.minutes)
     with tempfile.TemporaryDirectory() as folder:
-        rows, ended = asyncio.run(run(plan, pathlib.Path(folder), console))
+        rows, codes = asyncio.run(run(plan, pathlib.Path(folder), console))
     if options.markdown:
         print(markdown(rows))
     else:
@@ -202,9 +204,9 @@ def main() -> int:
     grown = [r for r in rows if r.name.endswith("reloads") and r.after - r.before > GROWTH]
     for row in grown:
         console.print(f"{row.name}: the server grew by more than {GROWTH >> 20} MiB")
-    if not ended:
-        console.print("a server did not end with 0")
-    return 0 if sound and ended and not grown else 1
+    if any(codes):
+        console.print(f"expected every server to end with 0, got {', '.join(map(str, codes))}")
+    return 0 if sound and not any(codes) and not grown else 1
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def serving(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, **(environment or {})},
+            # Output that is not buffered cannot fail at the end: a server must end well without.
+            env={**os.environ, "PYTHONUNBUFFERED": "", **(environment or {})},
         )
     assert process.stdout is not None
     try:

@@ -11,7 +11,7 @@ from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overload
 from headrace.batcher.executor import Completion
 from headrace.batcher.learned import Learned
 from headrace.batcher.observer import Observer
-from headrace.batcher.policy import Policy, WorkConserving
+from headrace.batcher.policy import TIMER_GRAIN, Policy, WorkConserving
 from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.batcher.runner import Answer, Runner
 from headrace.batcher.state import Limits
@@ -136,6 +136,20 @@ async def test_who_is_let_go_of_in_the_queue_is_told_at_once_when_to_come_back()
         await late
     assert 0 < caught.value.retry_after < 1
     assert ("dropped", ("late", Why.OVERTAKEN)) in bench.log.calls
+
+
+async def test_who_is_let_go_of_at_the_deadline_is_told_of_the_deadline() -> None:
+    """Timers are no finer: one for the deadline may fire a little before it."""
+    bench = Bench(Learned(), max_batch_rows=1)
+    bench.runner.state.table("fake", "key", 0.0).observe(1, 0.1)
+    bench.submit("runs")
+    await settle()
+    late = bench.submit("late", deadline=0.2 + TIMER_GRAIN / 2)
+    bench.clock.advance(0.2)
+    bench.executor.finish()
+    with pytest.raises(Expired, match=r"the deadline passed after 200\.0 ms"):
+        await late
+    assert ("dropped", ("late", Why.EXPIRED)) in bench.log.calls
 
 
 async def test_a_cancelled_request_leaves_the_queue() -> None:

@@ -136,6 +136,8 @@ def serving(folder: pathlib.Path, cluster: str) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # Whoever is started in the background of a shell ignores it, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         address = f"127.0.0.1:{port}"

@@ -24,6 +24,7 @@ from headrace.client import (
 from headrace.server import app as server_app
 from headrace.server.config import load_settings
 from headrace.server.rpc import server as rpc
+from headrace.server.rpc.engine import stop
 from support import models, server
 from support.waiting import until
 
@@ -248,3 +249,18 @@ async def test_nobody_is_cancelled_by_a_stop(
             assert isinstance(outcome, Unavailable)
         else:
             assert outcome["y"].item() == 2 * number + 1
+
+
+async def test_nothing_of_grpcio_is_left_when_it_has_stopped() -> None:
+    """A balancing client watches health until the end. What the loop's own end would have to cancel
+    writes a traceback into the log."""
+    engine, health = grpc.aio.server(), rpc.Health()
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, engine)
+    port = engine.add_insecure_port("127.0.0.1:0")
+    await engine.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        await stop(engine, 1)
+        left = {task.get_name() for task in asyncio.all_tasks()}
+        assert not any(name.startswith(("rpc_task", "HandleExceptions")) for name in left), left

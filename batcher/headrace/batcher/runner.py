@@ -238,6 +238,8 @@ class Runner:
         future = self._take(request, now)
         if future is None:
             return
+        if why is Why.OVERTAKEN and request.deadline < now + TIMER_GRAIN:
+            why = Why.EXPIRED  # seen when its timer fired, a little before or after its time
         self._observer.dropped(request, why, now)
         if why is Why.EXPIRED:
             waited = now - request.arrival

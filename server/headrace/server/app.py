@@ -26,7 +26,7 @@ from headrace.server.models.served import Host
 from headrace.server.pressure import Pressure
 from headrace.server.rpc import server as rpc
 from headrace.server.rpc.control import ControlService
-from headrace.server.rpc.engine import Engine
+from headrace.server.rpc.engine import Engine, stop
 from headrace.server.rpc.limits import Limits
 from headrace.server.rpc.service import InferenceService
 from headrace.server.rpc.stream_codec import encode_delivery
@@ -181,7 +181,7 @@ class App:
             await self._abort()
         await self._settle()
         self.stuck = self.stuck or any(executor.alive for executor in self._host.deserted)
-        await self._grpc.stop(_FLUSH_SECONDS)
+        await stop(self._grpc, _FLUSH_SECONDS)
         await self._http.stop()
         self._sequences.close()
         if self._otlp is not None:

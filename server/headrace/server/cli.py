@@ -38,6 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run_command(namespace)
     except KeyboardInterrupt:  # before the command listens to signals, or a second time
         return EXIT_INTERRUPTED
+    finally:
+        _let_go_of_errors()
+
+
+def _let_go_of_errors() -> None:
+    """Python ends with 120, whatever is returned, where standard error cannot be written at the
+    end: on a full disk a server that stopped cleanly would pass for one that failed."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = None
 
 
 def _bench(arguments: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from headrace.server.fronts.child import Life, run
 from headrace.server.fronts.names import GRPC_SOCKET, HANDSHAKE, LINK_SOCKET
 from headrace.server.fronts.passing import Passing
 from headrace.server.fronts.remote import Remote, RemoteInference
-from headrace.server.rpc.engine import Engine, choose, grpcio_options
+from headrace.server.rpc.engine import Engine, choose, grpcio_options, stop
 from headrace.server.rpc.tls import server_credentials
 from headrace.server.security.tls import CertificateFiles, Certificates
 
@@ -55,7 +55,7 @@ async def _main(life: Life) -> bool:
     stopping = asyncio.create_task(life.stopping.wait())
     await asyncio.wait([stopping, connecting], return_when=asyncio.FIRST_COMPLETED)
     await _settle(inference)
-    await server.stop(_FLUSH_SECONDS)
+    await stop(server, _FLUSH_SECONDS)
     if connecting.done():
         connecting.result()
     for task in (stopping, connecting):

@@ -6,6 +6,7 @@ one as it is.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -21,6 +22,8 @@ from headrace.server.telemetry.sampling import Metadata
 MOST_PENDING = 1 << 20
 # A client that vanished without a word holds its sessions until this finds out.
 KEEPALIVE_MS = 20_000
+
+_GRPCIO_CALL = "rpc_task"  # grpcio's name for a task that sees a call through
 
 EngineName = Literal["auto", "grpcio", "native"]
 
@@ -38,6 +41,18 @@ class Engine(Protocol):
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, and ends those in flight after `grace` seconds."""
+
+
+async def stop(engine: Engine, seconds: float) -> None:
+    """Stops `engine` within `seconds`, and as many again for what grpcio leaves behind.
+
+    grpcio's stop returns before the tasks of the calls that it has cancelled, such as the health
+    watches of clients that balance. Ended by the event loop's end, each would write a traceback.
+    """
+    await engine.stop(seconds)
+    left = [task for task in asyncio.all_tasks() if task.get_name() == _GRPCIO_CALL]
+    if left:
+        await asyncio.wait(left, timeout=seconds)
 
 
 class Unary(Protocol):
