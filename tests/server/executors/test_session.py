@@ -99,19 +99,39 @@ def test_the_device_is_the_one_asked_for(
     assert options["device_id"] == 3
 
 
-def test_threads_are_bounded_and_do_not_spin(
-    monkeypatch: pytest.MonkeyPatch, file: pathlib.Path
-) -> None:
+def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch, file: pathlib.Path) -> None:
     monkeypatch.setattr(ort, "InferenceSession", Recorded)
     open_session(file, SessionOptions(Provider.CPU, 3, 2))
     settings = Recorded.settings
     assert Recorded.given == ["CPUExecutionProvider"]
     assert (settings.intra_op_num_threads, settings.inter_op_num_threads) == (3, 2)
     assert settings.execution_mode == ort.ExecutionMode.ORT_PARALLEL
-    for kind in ("intra", "inter"):
-        assert settings.get_session_config_entry(f"session.{kind}_op.allow_spinning") == "0"
+    assert settings.get_session_config_entry("session.inter_op.allow_spinning") == "0"
     open_session(file, SessionOptions(Provider.CPU, 1, 1))
     assert Recorded.settings.execution_mode == ort.ExecutionMode.ORT_SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    ("version", "threads", "spins"),
+    [
+        ("1.26.0", 2, True),
+        ("1.31.1", 2, True),
+        ("2.0.0", 2, True),
+        ("1.25.2", 2, False),  # it would spin for tens of milliseconds
+        ("1.9.0", 2, False),
+        ("1.31.1", 1, False),
+    ],
+)
+def test_threads_spin_only_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch, file: pathlib.Path, version: str, threads: int, spins: bool
+) -> None:
+    monkeypatch.setattr(ort, "InferenceSession", Recorded)
+    monkeypatch.setattr(ort, "__version__", version)
+    open_session(file, SessionOptions(Provider.CPU, threads, 1))
+    entry = Recorded.settings.get_session_config_entry
+    assert entry("session.intra_op.allow_spinning") == str(int(spins))
+    if spins:
+        assert 0 < int(entry("session.intra_op.spin_duration_us")) <= 1000
 
 
 def test_a_model_is_opened(file: pathlib.Path) -> None:

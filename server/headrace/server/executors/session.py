@@ -55,6 +55,11 @@ def _cuda_devices() -> bool:
     return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
 
 
+# The first version that can bound it: by default threads spin for tens of milliseconds.
+_BOUNDS_SPINNING = (1, 26)
+_SPIN_US = "200"
+
+
 def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSession:
     """Opens the model at `path`. Raises LoadFailed with ONNX Runtime's words."""
     settings = ort.SessionOptions()
@@ -62,9 +67,7 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
     settings.inter_op_num_threads = options.inter_op_threads
     if options.inter_op_threads > 1:
         settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    # Threads that spin while they wait take the core from the executor beside them.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    _set_spinning(settings, options.intra_op_threads)
     # What fails is raised too; ONNX Runtime's own lines would come between ours, uncaught by any
     # handler, one for each failing or cancelled run.
     settings.log_severity_level = 4
@@ -81,6 +84,17 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
             "libraries (headrace[gpu] brings them) can be found"
         )
     return session
+
+
+def _set_spinning(settings: ort.SessionOptions, threads: int) -> None:
+    """Between the operators of a run, a thread that is woken comes too late to be of much use; one
+    that spins for long takes the core from whoever is beside it (docs/performance.md)."""
+    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    bounded = tuple(map(int, ort.__version__.split(".")[:2])) >= _BOUNDS_SPINNING
+    spins = bounded and threads > 1
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    if spins:
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
 
 
 def _register(settings: ort.SessionOptions, library: pathlib.Path) -> None:
