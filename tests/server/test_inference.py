@@ -13,15 +13,10 @@ import pytest
 
 from headrace.batcher.errors import ExecutionFailed
 from headrace.inference.tensors import Array
+from headrace.server.contract import InputTensor
 from headrace.server.errors import DeadlineExceeded, InvalidInput
 from headrace.server.executors.onnx import Key
-from headrace.server.inference import (
-    InferenceRequest,
-    InferenceResult,
-    InputTensor,
-    _prepare,
-    infer,
-)
+from headrace.server.inference import InferenceRequest, InferenceResult, _prepare, infer
 from headrace.server.models.options import TensorDeclaration
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel

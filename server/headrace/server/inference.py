@@ -12,12 +12,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from headrace.batcher.errors import ExecutionFailed
 from headrace.batcher.request import Request
 from headrace.batcher.runner import Answer
 from headrace.inference.tensors import Array
+from headrace.server.contract import (
+    InputTensor,
+    blame_dimensions,
+    by_name,
+    check_tensor,
+    for_session,
+    outputs_of,
+    rows_of,
+    shape_output,
+    size_of,
+)
 from headrace.server.errors import DeadlineExceeded, InvalidInput
 from headrace.server.executors.onnx import Key, Payload
 from headrace.server.models.registry import Registry
@@ -26,20 +35,9 @@ from headrace.server.models.spec import ModelSpec, TensorSpec
 from headrace.server.quality.answers import Name
 
 _LOWEST_PRIORITY = 100
-# Rows that hold nothing cost no bytes: their number is the caller's word alone, and is counted.
-_MOST_ROWS = 1 << 20
 
 
 # The objects of which each request makes one are not frozen: that would triple what they cost.
-
-
-@dataclass(slots=True)
-class InputTensor:
-    """A tensor as the caller sent it; BF16 as uint16 bits, BYTES as an object array of bytes."""
-
-    name: str
-    datatype: str
-    array: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ class Submitted:
         try:
             answer = self.future.result()
         except ExecutionFailed as error:
-            _blame_dimensions(self.model, self.request, error)
+            blame_dimensions(self.model, self.request.inputs, error)
             raise
         return self.result(answer)
 
@@ -161,7 +159,7 @@ class Submitted:
         padded_to = 0 if model.lengths is None else model.lengths.answered(self.work, answer.batch)
         specs = [model.outputs[name] for name in self.request.outputs or model.default_outputs]
         arrays = dict(zip(key.outputs, answer.result, strict=True))
-        outputs = [(spec, _shape_output(spec, arrays[spec.name])) for spec in specs]
+        outputs = [(spec, shape_output(spec, arrays[spec.name])) for spec in specs]
         states = [arrays[state.output] for state in model.spec.states]
         return InferenceResult(model, outputs, answer, states, padded_to)
 
@@ -254,16 +252,15 @@ def _remember(model: ServedModel, request: InferenceRequest, work: Request, key:
 
 def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     deadline = _deadline(model, request)
-    given = {tensor.name: tensor for tensor in request.inputs}
-    _check_names(model, request, given)
-    outputs = _outputs(model, request.outputs)
+    given = by_name(model, request.inputs)
+    outputs = outputs_of(model, request.outputs)
     inputs = [(spec, given[spec.name]) for spec in model.spec.inputs if spec.name in given]
     for spec, tensor in inputs:
-        _check_tensor(model, spec, tensor)
-    rows = _rows(model, inputs)
+        check_tensor(model, spec, tensor)
+    rows = rows_of(model, inputs)
     inputs += _states(model, request, given, rows)
     inputs += _controls(model, request, given, rows)
-    arrays = [_for_session(model, spec, tensor) for spec, tensor in inputs]
+    arrays = [for_session(model, spec, tensor) for spec, tensor in inputs]
     # A tensor that replaces a constant of the graph has no rows to be told apart by, and a request
     # of no rows none to be found again.
     solo = request.solo or not model.spec.batched or rows == 0
@@ -277,7 +274,7 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
         payload=Payload(arrays, length),
         arrival=request.arrival,
         rows=max(1, rows),
-        nbytes=sum(_nbytes(tensor.array) for _, tensor in inputs),
+        nbytes=sum(size_of(tensor.array) for _, tensor in inputs),
         deadline=deadline,
         priority=_priority(model, request.priority),
         solo=solo,
@@ -341,137 +338,3 @@ def _deadline(model: ServedModel, request: InferenceRequest) -> float:
     if span == math.inf and options.latency_objective is not None:
         span = options.latency_objective
     return request.arrival + span
-
-
-def _check_names(
-    model: ServedModel, request: InferenceRequest, given: dict[str, InputTensor]
-) -> None:
-    name = model.spec.name
-    if len(given) != len(request.inputs):
-        names = [tensor.name for tensor in request.inputs]
-        twice = next(n for n in names if names.count(n) > 1)
-        raise InvalidInput(f"input '{twice}' is given more than once for model '{name}'")
-    for tensor in given:
-        if tensor not in model.inputs:
-            known = ", ".join(f"'{n}'" for n in model.inputs)
-            raise InvalidInput(f"unknown input '{tensor}' for model '{name}', expected {known}")
-    for tensor, spec in model.inputs.items():
-        if tensor not in given and not (spec.optional or spec.state):
-            got = ", ".join(f"'{n}'" for n in given) or "none"
-            raise InvalidInput(f"input '{tensor}' of model '{name}' is missing, got {got}")
-
-
-def _outputs(model: ServedModel, wanted: Sequence[str]) -> tuple[str, ...]:
-    for name in wanted:
-        if name not in model.outputs:
-            known = ", ".join(f"'{n}'" for n in model.outputs)
-            raise InvalidInput(
-                f"unknown output '{name}' for model '{model.spec.name}', expected {known}"
-            )
-    if len(set(wanted)) != len(wanted):
-        twice = next(n for n in wanted if list(wanted).count(n) > 1)
-        raise InvalidInput(f"output '{twice}' is asked for more than once")
-    wanted = wanted or model.default_outputs
-    # States are always among them, so that those who ask for one and those who do not share runs.
-    return (*wanted, *(s.output for s in model.spec.states if s.output not in wanted))
-
-
-def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: InputTensor) -> None:
-    where = f"input '{spec.name}' of model '{model.spec.name}'"
-    if tensor.datatype != spec.datatype:
-        raise InvalidInput(f"{where}: expected datatype {spec.datatype}, got {tensor.datatype}")
-    shape = tensor.array.shape
-    fits = len(shape) == len(spec.shape) and all(
-        expected in (-1, dim) for expected, dim in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
-        raise InvalidInput(
-            f"{where}: expected shape {list(spec.shape)} (-1: any), got {list(shape)}"
-        )
-
-
-def _rows(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) -> int:
-    """Rows along the batch dimension, which the inputs must agree on; 1 for an unbatched model."""
-    if not model.spec.batched:
-        return 1
-    counts = {
-        spec.name: tensor.array.shape[spec.axis] for spec, tensor in inputs if not spec.optional
-    }
-    rows: int = next(iter(counts.values()))
-    for name, count in counts.items():
-        if count != rows:
-            first = next(iter(counts))
-            raise InvalidInput(
-                f"input '{name}' of model '{model.spec.name}': expected {rows} rows, as input "
-                f"'{first}' has, got {count}"
-            )
-    limit = model.spec.row_limit or _MOST_ROWS
-    if rows > limit:
-        named = " (max_batch_size)" if model.spec.row_limit else " unless max_batch_size says more"
-        raise InvalidInput(
-            f"model '{model.spec.name}': expected at most {limit} rows{named}, got {rows}"
-        )
-    return rows
-
-
-def _nbytes(array: Array) -> int:
-    """What `array` holds in memory. NumPy counts only the pointers to strings."""
-    strings = sum(map(len, array.ravel())) if array.dtype == object else 0
-    return array.nbytes + strings
-
-
-def _for_session(model: ServedModel, spec: TensorSpec, tensor: InputTensor) -> Array:
-    array = tensor.array
-    if spec.datatype == "BYTES":
-        array = _decode_strings(model, spec, array)
-    if spec.model_shape is None:
-        return array
-    lead = array.shape[:1] if spec.rows_lead else ()
-    try:
-        return array.reshape((*lead, *spec.model_shape))
-    except ValueError:
-        raise InvalidInput(
-            f"input '{spec.name}' of model '{model.spec.name}': expected elements that the model "
-            f"reshapes to {[*lead, *spec.model_shape]}, got shape {list(array.shape)}"
-        ) from None
-
-
-def _decode_strings(model: ServedModel, spec: TensorSpec, array: Array) -> Array:
-    """ONNX Runtime's Python interface takes text, so the bytes must be UTF-8."""
-    out = np.empty(array.size, dtype=object)
-    for index, element in enumerate(array.ravel()):
-        try:
-            out[index] = element.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"input '{spec.name}' of model '{model.spec.name}': expected UTF-8, element "
-                f"{index} is not: {error.reason} at byte {error.start}"
-            ) from None
-    return out.reshape(array.shape)
-
-
-def _blame_dimensions(
-    model: ServedModel, request: InferenceRequest, error: ExecutionFailed
-) -> None:
-    """Raises InvalidInput when dimensions that the graph gives one name have different sizes.
-
-    Asked only once a run has failed: some graphs name dimensions alike that need not be.
-    """
-    sizes: dict[str, tuple[int, str]] = {}
-    for tensor in request.inputs:
-        spec = model.inputs[tensor.name]
-        for symbol, size in zip(spec.symbols, tensor.array.shape, strict=True):
-            first = sizes.setdefault(symbol, (size, tensor.name)) if symbol else (size, "")
-            if first[0] != size:
-                raise InvalidInput(
-                    f"input '{tensor.name}' of model '{model.spec.name}': expected dimension "
-                    f"'{symbol}' to be {first[0]}, as in input '{first[1]}', got {size}"
-                ) from error
-
-
-def _shape_output(spec: TensorSpec, array: Array) -> Array:
-    if spec.model_shape is None:
-        return array
-    if spec.rows_lead:
-        return array.reshape((len(array), *spec.shape[1:]))
-    return array.reshape(spec.shape)

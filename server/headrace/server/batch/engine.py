@@ -16,9 +16,10 @@ import numpy as np
 from headrace.batcher.errors import ExecutionFailed, Overloaded
 from headrace.inference.tensors import Array
 from headrace.server.batch.job import Job
+from headrace.server.contract import InputTensor
 from headrace.server.errors import ConfigurationError, InvalidInput, LoadFailed
 from headrace.server.executors.session import Provider
-from headrace.server.inference import InferenceRequest, InferenceResult, InputTensor, infer
+from headrace.server.inference import InferenceRequest, InferenceResult, infer
 from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue, ModelSource

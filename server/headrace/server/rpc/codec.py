@@ -23,14 +23,9 @@ from headrace.inference.tensors import (
     raw_buffer,
 )
 from headrace.inference.v2 import grpc_service_pb2 as pb
+from headrace.server.contract import InputTensor
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.inference import (
-    InferenceRequest,
-    InferenceResult,
-    InputTensor,
-    Kind,
-    SequencePlace,
-)
+from headrace.server.inference import InferenceRequest, InferenceResult, Kind, SequencePlace
 from headrace.server.models.spec import TensorSpec
 from headrace.server.rpc.limits import Limits, check_head, check_shape
 from headrace.server.rpc.wire import Head, WireRequest, delimited

@@ -14,7 +14,7 @@ from headrace.server.quality.quality import Quality
 from headrace.server.quality.scores import Truth
 from headrace.server.rpc.calls import abort
 from headrace.server.rpc.guard import Context, shown_by
-from headrace.server.rpc.service import watched
+from headrace.server.rpc.handlers import watched
 from headrace.server.security.access import Kind
 from headrace.server.security.guard import Guard
 from headrace.server.telemetry.watch import Watch

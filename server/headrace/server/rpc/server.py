@@ -21,7 +21,8 @@ from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.engine import Engine, choose, grpcio_options
 from headrace.server.rpc.feedback import SERVICE as FEEDBACK
 from headrace.server.rpc.feedback import FeedbackService
-from headrace.server.rpc.service import InferenceService, guarded
+from headrace.server.rpc.handlers import guarded
+from headrace.server.rpc.service import InferenceService
 from headrace.server.rpc.streams import StreamService
 from headrace.server.rpc.tls import server_credentials
 from headrace.server.security.tls import Certificates

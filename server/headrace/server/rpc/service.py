@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-import grpc
 from google.protobuf.message import DecodeError
 
-from headrace.batcher.errors import Overloaded
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
 from headrace.server.rpc import codec
-from headrace.server.rpc.calls import abort, caller_of, log_unexpected
-from headrace.server.rpc.guard import Context, asked_by, shown_by
+from headrace.server.rpc.calls import abort, caller_of
+from headrace.server.rpc.guard import Context, shown_by
+from headrace.server.rpc.handlers import admitted, watched
+from headrace.server.rpc.infer_stream import InferStream
 from headrace.server.rpc.limits import InFlight, Limits, cost_of
-from headrace.server.rpc.wire import Parts, Reader, WireRequest, delimited
+from headrace.server.rpc.wire import Parts, Reader, WireRequest
 from headrace.server.security.access import Kind, Shown
 from headrace.server.security.guard import Guard, nothing_shown
 from headrace.server.streams.sequences import Sequences
@@ -30,15 +30,6 @@ from headrace.server.telemetry.watch import Call, Watch
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL_INFER, MODEL_STREAM_INFER = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelStreamInfer"
-
-# A context tells its status as gRPC's constant or as its number, by the way it was set.
-_STATUS_NAMES = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])}
-
-# Requests of one stream that may be in flight; beyond that the stream is not read, and HTTP/2's
-# flow control holds its sender back.
-STREAM_WINDOW = 1024
-
-_STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
 # A message that could not be parsed is the error that says so.
 Received = WireRequest | errors.InvalidInput
@@ -87,7 +78,7 @@ class InferenceService:
         self._draining = False
         self.outcomes: Counter[str] = Counter()
         self._last_arrival = time.monotonic()
-        self._streams: set[_Stream] = set()
+        self._streams: set[InferStream] = set()
 
     def drain(self) -> None:
         """Refuses new work from now on. Streams end once what they have in flight is answered."""
@@ -247,97 +238,13 @@ class InferenceService:
             watched(self._watch, MODEL_STREAM_INFER, context),
             admitted(self.guard, self.in_flight, context),
         ):
-            stream = _Stream(self, context)
+            stream = InferStream(self.answer, context)
             self._streams.add(stream)
             try:
                 await stream.serve()
             finally:
                 self._streams.discard(stream)
                 stream.close()
-
-
-class _Stream:
-    """One ModelStreamInfer call.
-
-    Reading is a task of its own, so that draining can stop it alone; each request is a task; writes
-    take turns. In strict mode (`triton_grpc_error: true` in the metadata) the first error ends the
-    stream with its status, otherwise errors are answers like others.
-    """
-
-    def __init__(self, service: InferenceService, context: Context) -> None:
-        self._service = service
-        self._context = context
-        metadata = dict(context.invocation_metadata() or ())
-        self._strict = metadata.get("triton_grpc_error") == "true"
-        self._caller = caller_of(context)
-        shown = shown_by(context)
-        self._shown = lambda: shown
-        self._window = asyncio.Semaphore(STREAM_WINDOW)
-        self._writing = asyncio.Lock()
-        self._answering: set[asyncio.Task[None]] = set()
-        self._reader = asyncio.get_running_loop().create_task(self._read())
-        self._failure: Exception | None = None
-        self._draining = False
-
-    async def serve(self) -> None:
-        """Returns when the caller has ended its side and everything is answered."""
-        await asyncio.wait([self._reader])
-        if self._answering:
-            await asyncio.wait(self._answering)
-        if self._failure is not None:
-            await abort(self._context, self._failure)
-        if self._draining:
-            await abort(self._context, errors.Draining("the server is shutting down"))
-        if not self._reader.cancelled():
-            self._reader.result()
-
-    def drain(self) -> None:
-        """Reads no more; the call ends once what is in flight is answered."""
-        if not self._reader.done():
-            self._draining = True
-            self._reader.cancel()
-
-    def close(self) -> None:
-        """The call is over: nobody waits for what is still in flight."""
-        self._reader.cancel()
-        for task in self._answering:
-            task.cancel()
-
-    async def _read(self) -> None:
-        while True:
-            await self._window.acquire()
-            data = await self._context.read()
-            if data is grpc.aio.EOF:
-                return
-            task = asyncio.get_running_loop().create_task(self._answer(data))
-            self._answering.add(task)
-            task.add_done_callback(self._answered)
-
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        self._answering.discard(task)
-        self._window.release()
-        if not task.cancelled() and task.exception() is not None:
-            self._reader.cancel()  # the connection is gone: a write failed
-
-    async def _answer(self, data: bytes) -> None:
-        arrival = time.monotonic()
-        try:
-            remaining = self._context.time_remaining()
-            response = await self._service.answer(
-                data, arrival, remaining, self._caller, self._shown
-            )
-            answer = _final(response)
-        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
-            log_unexpected(error)
-            if self._strict:
-                self._failure = self._failure or error
-                self._reader.cancel()
-                for task in self._answering - {asyncio.current_task()}:
-                    task.cancel()
-                return
-            answer = _in_band(data, error)
-        async with self._writing:
-            await self._context.write(answer)
 
 
 def _received(read: Callable[[Any], WireRequest], message: Any) -> Received:
@@ -353,90 +260,3 @@ def _named_in(received: Received) -> tuple[str, str]:
     if not isinstance(received, WireRequest):
         return "", ""
     return received.head.message.model_name, received.head.message.model_version
-
-
-@asynccontextmanager
-async def watched(watch: Watch, method: str, context: Context) -> AsyncIterator[None]:
-    """One call, of its whole length, around what answers it or raises the status it ends with."""
-    call = watch.begin(method, context.invocation_metadata)
-    call.caller = caller_of(context)
-    try:
-        yield
-    except asyncio.CancelledError:
-        watch.cancelled(call)
-        raise
-    except grpc.aio.AbortError:
-        status: Any = context.code()
-        watch.aborted(call, _STATUS_NAMES.get(status, "UNKNOWN"), context.details())
-        raise
-    except Exception as error:
-        watch.failed(call, error)
-        raise
-    watch.answered(call)
-
-
-@asynccontextmanager
-async def admitted(guard: Guard, in_flight: InFlight, context: Context) -> AsyncIterator[None]:
-    """One stream, inside the block. Ends the call unless whoever makes it may open streams at all,
-    and has not too many."""
-    with ExitStack() as opened:
-        try:
-            caller = guard.check("stream", None, partial(shown_by, context)) or caller_of(context)
-            opened.enter_context(in_flight.stream(caller))
-        except (errors.ServerError, Overloaded) as error:
-            await abort(context, error)
-        yield
-
-
-def _final(response: bytes) -> bytes:
-    """A serialized ModelInferResponse as the one and final answer to a request of a stream."""
-    size = len(response) + len(_FINAL)
-    return b"".join((delimited(_STREAM_RESPONSE_TAG, size), response, _FINAL))
-
-
-def _flag(name: str) -> bytes:
-    """A response that has the parameter `name` only: appended to another, it adds that to it."""
-    flag = pb.InferParameter(bool_param=True)
-    return pb.ModelInferResponse(parameters={name: flag}).SerializeToString()
-
-
-_FINAL = _flag(codec.FINAL_RESPONSE)
-
-
-def _in_band(data: bytes, error: Exception) -> bytes:
-    """`error` as the answer to `data` on a stream, its status in parameters for clients to read."""
-    message = pb.ModelInferRequest()
-    with suppress(DecodeError):
-        message = pb.ModelInferRequest.FromString(data)
-    answer = pb.ModelStreamInferResponse(error_message=errors.message_of(error))
-    response = answer.infer_response
-    response.id, response.model_name = message.id, message.model_name
-    response.model_version = message.model_version
-    response.parameters["headrace_status"].string_param = errors.row_of(error).code.name
-    wait = errors.retry_after(error)
-    if wait is not None:
-        response.parameters["headrace_retry_after_ms"].int64_param = max(1, int(wait * 1e3))
-    response.parameters[codec.FINAL_RESPONSE].bool_param = True
-    return answer.SerializeToString()
-
-
-def guarded(
-    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str, guard: Guard
-) -> Callable[[Any, Context], Awaitable[Any]]:
-    """A unary handler of `method`, which raises the errors of the table. `name`: in full."""
-    short = name.rpartition("/")[2]
-
-    async def handler(request: Any, context: Context) -> Any:
-        try:
-            async with watched(watch, name, context):
-                if isinstance(request, errors.InvalidInput):
-                    guard.check("read", None, partial(shown_by, context))
-                    raise request
-                asked = asked_by(short, request)
-                if asked is not None:
-                    guard.check(*asked, partial(shown_by, context))
-                return await method(request)
-        except Exception as error:  # noqa: BLE001 (the table knows what each error means)
-            await abort(context, error)
-
-    return handler

@@ -8,8 +8,8 @@ from typing import Any
 
 from headrace.inference.tensors import DATATYPES, decode_raw, encode_raw
 from headrace.server import errors
+from headrace.server.contract import InputTensor
 from headrace.server.errors import StreamRefused
-from headrace.server.inference import InputTensor
 from headrace.server.streams.events import Closed, Event, Flushed, Gap, GapReason, Result
 from headrace.server.streams.options import Overload
 from headrace.server.streams.terms import Layout, OpenRequest, SignalRequest

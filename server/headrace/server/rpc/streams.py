@@ -20,8 +20,8 @@ from headrace.server.errors import StreamRefused
 from headrace.server.rpc import stream_codec
 from headrace.server.rpc.calls import abort, caller_of, log_unexpected
 from headrace.server.rpc.guard import Context, shown_by
+from headrace.server.rpc.handlers import admitted, watched
 from headrace.server.rpc.limits import InFlight, Limits
-from headrace.server.rpc.service import admitted, watched
 from headrace.server.rpc.stream_codec import encode_error, envelope
 from headrace.server.security.guard import Guard
 from headrace.server.streams.manager import LiveSession, SessionManager

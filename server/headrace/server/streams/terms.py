@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.inference.tensors import DATATYPES, Array
+from headrace.server.contract import InputTensor
 from headrace.server.errors import InvalidInput, StreamRefused
-from headrace.server.inference import InferenceRequest, InputTensor, SequencePlace, check
+from headrace.server.inference import InferenceRequest, SequencePlace, check
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
 from headrace.server.streams.options import Overload, SessionOptions, SignalFormat
