@@ -98,6 +98,22 @@ def test_a_file_that_is_not_there(file: pathlib.Path) -> None:
     assert wrong({}, file) == [f"--config: cannot read {file}: No such file or directory"]
 
 
+def test_a_variable_may_name_the_file(file: pathlib.Path) -> None:
+    file.write_text('models = ["m.onnx"]\ngrpc_port = 1')
+    environment = {"HEADRACE_CONFIG": str(file), "HEADRACE_HTTP_PORT": "2"}
+    found = load_settings({}, None, environment)
+    assert (found.grpc_port, found.http_port) == (1, 2)
+    file.unlink()
+    lines = wrong({}, None, environment)
+    assert lines == [f"HEADRACE_CONFIG: cannot read {file}: No such file or directory"]
+
+
+def test_a_flag_that_names_the_file_goes_before_the_variable(file: pathlib.Path) -> None:
+    file.write_text('models = ["m.onnx"]')
+    environment = {"HEADRACE_CONFIG": str(file.with_name("other.toml"))}
+    assert load_settings({}, file, environment).models == MODELS["models"]
+
+
 @pytest.mark.parametrize("content", [b"a = ", b"\xff = 1"])
 def test_a_file_that_is_not_toml(file: pathlib.Path, content: bytes) -> None:
     file.write_bytes(content)

@@ -103,7 +103,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL_OR_REPOSITORY",
         help="an .onnx file, a model folder, or a repository of models; NAME=PATH names one model",
     )
-    serve.add_argument("--config", type=pathlib.Path, help="a TOML file with any of these settings")
+    serve.add_argument(
+        "--config",
+        type=pathlib.Path,
+        help="a TOML file with any of these settings (HEADRACE_CONFIG)",
+    )
     _add_settings(serve)
     demo = commands.add_parser(
         "demo", help="serve a real model, call it, show what the batcher did"

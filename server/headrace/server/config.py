@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from headrace.server.errors import ConfigurationError
 
 PREFIX = "HEADRACE_"
+_CONFIG = f"{PREFIX}CONFIG"
 
 
 def _split(value: Any) -> Any:
@@ -201,11 +202,17 @@ def load_settings(
     file: pathlib.Path | None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Merges the three sources. Raises ConfigurationError with a line for each wrong key."""
+    """Merges the three sources. Raises ConfigurationError with a line for each wrong key.
+
+    Where no `file` is given, HEADRACE_CONFIG may name it.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    named, told = environment.get(_CONFIG), "--config"
+    if file is None and named:
+        file, told = pathlib.Path(named), _CONFIG
     if file is not None:
-        found = _read(file)
+        found = _read(file, told)
         values.update(found)
         origins.update(dict.fromkeys(found, f"{file}: "))
     for name in Settings.model_fields:
@@ -228,13 +235,13 @@ def _paths(text: str) -> list[str]:
     return [path for path in text.split(os.pathsep) if path]
 
 
-def _read(file: pathlib.Path) -> dict[str, Any]:
+def _read(file: pathlib.Path, told: str) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except OSError as error:
-        raise ConfigurationError(f"--config: cannot read {file}: {error.strerror}") from None
+        raise ConfigurationError(f"{told}: cannot read {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--config: {file} is not TOML: {error}") from None
+        raise ConfigurationError(f"{told}: {file} is not TOML: {error}") from None
 
 
 def _line(error: Any, origins: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import pathlib
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,7 @@ from headrace.server.errors import ServerError
 from headrace.server.executors.session import Provider
 from headrace.server.models import served
 from headrace.server.models.plan import Plan
-from headrace.server.models.repository import Catalogue
+from headrace.server.models.repository import Catalogue, ModelSource
 from headrace.server.models.served import Host, ServedModel
 from headrace.server.models.spec import ModelSpec, TensorSpec
 from headrace.server.models.states import propose_states
@@ -23,28 +24,42 @@ _BAR = 30  # characters
 
 
 def main(path: pathlib.Path, provider: str) -> int:
-    """Prints the contracts of the model, or models, at `path`. Returns the exit code.
+    """Prints the contracts of the model, or models, at `path`. Returns the exit code, 1 if one of
+    them cannot be loaded.
 
     Everything is measured anew: what an earlier start remembers is neither used nor changed.
     """
-    console = Console()
     try:
-        asyncio.run(_inspect(console, path, Host(Provider(provider))))
+        sources = Catalogue([path]).sources()
+        return asyncio.run(_inspect(Console(), sources.values(), Host(Provider(provider))))
     except ServerError as error:
-        Console(stderr=True).print(f"headrace inspect: {error}", markup=False)
+        _say(error)
         return 1
-    return 0
 
 
-async def _inspect(console: Console, path: pathlib.Path, host: Host) -> None:
-    for source in Catalogue([path]).sources().values():
-        options = source.options()
-        files = source.files(options)
-        for version in options.versions.choose(list(files)):
-            began = time.monotonic()
-            model = await served.load(source.name, str(version), files[version], options, host)
-            _show(console, model, time.monotonic() - began)
-            await model.close()
+async def _inspect(console: Console, sources: Iterable[ModelSource], host: Host) -> int:
+    broken = 0
+    for source in sources:
+        try:
+            await _inspect_model(console, source, host)
+        except ServerError as error:  # it says nothing of the others
+            broken = 1
+            _say(error)
+    return broken
+
+
+async def _inspect_model(console: Console, source: ModelSource, host: Host) -> None:
+    options = source.options()
+    files = source.files(options)
+    for version in options.versions.choose(list(files)):
+        began = time.monotonic()
+        model = await served.load(source.name, str(version), files[version], options, host)
+        _show(console, model, time.monotonic() - began)
+        await model.close()
+
+
+def _say(error: ServerError) -> None:
+    Console(stderr=True).print(f"headrace inspect: {error}", markup=False)
 
 
 def _show(console: Console, model: ServedModel, seconds: float) -> None:
