@@ -38,6 +38,13 @@ def test_outliers_move_it_little() -> None:
     assert table.seconds(8) < 1.15 * clean.seconds(8)
 
 
+def test_a_cold_first_run_is_forgotten() -> None:
+    table = CostTable(8)
+    for seconds in (0.128, 0.008, 0.009):
+        table.observe(1, seconds)
+    assert table.seconds(1) == pytest.approx(0.0085, rel=0.1)
+
+
 def test_it_follows_when_everything_becomes_slower() -> None:
     table = learned()
     rng = np.random.default_rng(2)

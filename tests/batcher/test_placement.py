@@ -110,6 +110,26 @@ def test_what_was_learned_in_a_bad_moment_is_unlearned() -> None:
     assert used[-128:].count("w0") >= 120
 
 
+def test_a_cold_first_run_of_a_shape_decides_nothing() -> None:
+    """Costs are borrowed from a shape at which every core is of no use, and the first run of a
+    shape takes ten times as long on either team."""
+    costs: dict[str, Cost] = {"cpu": lambda n: 1.0 * n, "cpux2": lambda n: 1.2 * n}
+    teams = {"n0": 0, "n1": 0, "w0": 1}
+    sched = scheduler({"n0": "cpu", "n1": "cpu", "w0": "cpux2"}, costs, teams)
+    seen, used, now = set(), [], 0.0
+    for _ in range(20):
+        assert sched.submit(Request("longer", None, now)) is None
+        (batch,) = batches(sched, now)
+        used.append(batch.executor)
+        seconds = 8.0 if batch.executor == "w0" else 13.0
+        if batch.executor not in seen:
+            seconds *= 10
+        seen.add(batch.executor)
+        now += seconds
+        sched.complete(batch.executor, seconds)
+    assert used[6:] == ["w0"] * 14
+
+
 def test_a_fast_executor_comes_first() -> None:
     sched = fast_and_slow()
     submit(sched, 1, 0.0)

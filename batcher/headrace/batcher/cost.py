@@ -107,6 +107,9 @@ class CostTable:
             self._count[rows] = 0.0
         count = self._count[rows] = self._count.get(rows, 0.0) + 1
         old = self._mean.get(rows, expected)
+        if count == 2 and clipped < old:
+            # A size's first run may find caches and memory cold, and says no more then.
+            count = self._count[rows] = 1.0
         gain = max(_SLOWEST_GAIN, 1 / count)
         self._mean[rows] = old + gain * (clipped - old)
         self.spread += 0.03 * (min(1.0, abs(ratio - 1)) - self.spread)

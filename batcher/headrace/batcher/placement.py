@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from headrace.batcher.cost import CostTable
 from headrace.batcher.queue import Queue
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
@@ -24,8 +25,8 @@ from headrace.batcher.state import State
 # it was laid out for, so there it must look worse to be left: many threads have slow moments, and
 # whoever leaves at each of them learns late that it is over.
 _CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
-# Of so many runs of lone requests the other team has so many in a row: costs that were learned in
-# a bad moment would otherwise never be learned again.
+# Each team's first runs of lone requests come first; then, of so many, the other team has so many
+# in a row: costs that were learned in a bad moment would otherwise never be learned again.
 _TRIAL_EVERY, _TRIALS = 128, 3
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
@@ -71,11 +72,20 @@ def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
         better = _shared_waiting(theirs.plan, expected, len(state.peers[executor])) < (
             margin * _shared_waiting(ours.plan, expected, len(state.executors))
         )
-        if alone and (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS:
-            better = not better
+        if alone:
+            better = _on_trial(ours, theirs, better)
         if better:
             return Place(executor, state.limits.max_batch_rows)
     return None
+
+
+def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
+    """Whether the other team takes a lone request that it should take if it is `better`."""
+    for table, taken in ((theirs, True), (ours, False)):
+        if table.observations < _TRIALS:
+            return taken
+    trial = (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS
+    return better is not trial
 
 
 def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:
