@@ -47,9 +47,17 @@ def rendered(overlay: str) -> list[Object]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def only(overlay: str, kind: str) -> Object:
-    (found,) = (each for each in rendered(overlay) if each["kind"] == kind)
+def only(overlay: str, kind: str, name: str = "headrace") -> Object:
+    (found,) = (
+        each
+        for each in rendered(overlay)
+        if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    )
     return found
+
+
+def deployments(overlay: str) -> list[Object]:
+    return [each for each in rendered(overlay) if each["kind"] == "Deployment"]
 
 
 def is_own(item: Object) -> bool:
@@ -87,7 +95,7 @@ def test_the_schemas_find_a_wrong_key() -> None:
 )
 def test_schemas_of_custom_kinds() -> None:
     known = [each for each in custom_objects() if each["kind"] not in NO_SCHEMA]
-    assert {each["kind"] for each in known} >= {"ScaledObject", "ServiceMonitor"}
+    assert {each["kind"] for each in known} >= {"ScaledObject", "ServiceMonitor", "PodMonitor"}
     nameless = json.loads(json.dumps(known[0]))
     del nameless["spec"]
     done = subprocess.run(
@@ -105,22 +113,23 @@ def test_schemas_of_custom_kinds() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_pod_may_do_nothing_but_serve(overlay: str) -> None:
     """No root, nothing writable but its volumes, no token, no privilege."""
-    pod = only(overlay, "Deployment")["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
-    for container in (*pod["containers"], *pod.get("initContainers", ())):
-        context = container["securityContext"]
-        assert context["readOnlyRootFilesystem"] is True
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert container["resources"]["limits"]["memory"]
-        assert ":" in container["image"]
-    (server,) = pod["containers"]
+    for deployment in deployments(overlay):
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+            assert ":" in container["image"]
+        sources = [len(volume) - 1 for volume in pod["volumes"]]
+        assert sources == [1] * len(sources), "a volume has one source"
+    (server,) = only(overlay, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert [mount for mount in server["volumeMounts"] if mount["name"] == "models"] == [
         {"name": "models", "mountPath": "/models", "readOnly": True}
     ]
-    sources = [len(volume) - 1 for volume in pod["volumes"]]
-    assert sources == [1] * len(sources), "a volume has one source"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -149,17 +158,21 @@ def test_there_is_time_to_stop(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_selectors_find_the_pods(overlay: str) -> None:
-    labels = only(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
+        for each in deployments(overlay)
+    }
     for item in rendered(overlay):
         spec = item.get("spec", {})
         selectors = [spec["selector"]] if item["kind"] == "Service" else []
-        if item["kind"] in ("Deployment", "PodDisruptionBudget"):
+        if item["kind"] in ("Deployment", "PodDisruptionBudget", "PodMonitor"):
             selectors = [spec["selector"]["matchLabels"]]
         if item["kind"] == "NetworkPolicy":
             selectors = [spec["podSelector"]["matchLabels"]]
         for selector in selectors:
-            assert selector
-            assert selector.items() <= labels.items(), item["metadata"]["name"]
+            name = item["metadata"]["name"]
+            found = [pod for pod, labels in pods.items() if selector.items() <= labels.items()]
+            assert found == ["headrace-envoy" if "envoy" in name else "headrace"], name
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
@@ -185,3 +198,34 @@ def test_the_autoscaler_reads_what_the_adapter_offers() -> None:
         for each in only("cpu", "HorizontalPodAutoscaler")["spec"]["metrics"]
     }
     assert read == offered
+
+
+def test_envoy_is_let_in_and_read() -> None:
+    """The component: its labels, ports, and the file of deploy/envoy, against each other."""
+    pod = only("gpu", "Deployment", "headrace-envoy")["spec"]["template"]
+    (allowed,) = (
+        source["podSelector"]["matchLabels"]
+        for rule in only("gpu", "NetworkPolicy")["spec"]["ingress"]
+        for source in rule["from"]
+        if "podSelector" in source
+    )
+    assert allowed.items() <= pod["metadata"]["labels"].items()
+
+    (container,), (volume,) = pod["spec"]["containers"], pod["spec"]["volumes"]
+    (mount,) = container["volumeMounts"]
+    data = only("gpu", "ConfigMap", volume["configMap"]["name"])["data"]
+    files = {f"{mount['mountPath']}/{name}": text for name, text in data.items()}
+    resources = yaml.safe_load(files[container["args"][1]])["static_resources"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {
+        each["name"]: each["address"]["socket_address"]["port_value"]
+        for each in resources["listeners"]
+    }
+    (endpoint,) = only("gpu", "PodMonitor", "headrace-envoy")["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in ports
+    (service,) = only("gpu", "Service", "headrace-envoy")["spec"]["ports"]
+    assert service["targetPort"] in ports
+
+    pods = only("gpu", "Service", "headrace-pods")["metadata"]
+    (cluster,) = (each for each in resources["clusters"] if each["name"] == "headrace")
+    assert f"{pods['name']}.{pods['namespace']}" in json.dumps(cluster["load_assignment"])

@@ -245,6 +245,12 @@ def test_batch(tmp_path: pathlib.Path, cluster: str) -> None:
 
 
 def test_what_kubernetes_is_told_is_the_same() -> None:
-    service = yaml.safe_load((RAY / "rayservice.yaml").read_text())
+    service, address = yaml.safe_load_all((RAY / "rayservice.yaml").read_text())
     told = yaml.safe_load(service["spec"]["serveConfigV2"])
     assert told == yaml.safe_load((RAY / "serve.yaml").read_text())
+    (port,) = address["spec"]["ports"]
+    assert port["port"] == port["targetPort"] == told["grpc_options"]["port"]
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        labels = group["template"]["metadata"]["labels"] | {"ray.io/serve": "true"}
+        assert address["spec"]["selector"] == labels

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from headrace.client import Client
 from headrace.client.errors import HeadraceError
@@ -28,6 +29,8 @@ from support.server import PATIENCE
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "headrace.json").read_text())
+COMPONENTS = DEPLOY / "kubernetes" / "components"
+POD = {"namespace": "headrace", "pod": "headrace-0"}
 SCRAPE_SECONDS = 1
 WATCHED = """
 instances = 1
@@ -56,6 +59,26 @@ def queries() -> list[tuple[str, str]]:
             assert "$" not in expression, expression
             found.append((panel["title"], expression))
     return found
+
+
+def adapted() -> list[str]:
+    """What prometheus-adapter asks by its rules: for the pods that there are, and of a pod."""
+    values = yaml.safe_load((COMPONENTS / "queue-age" / "adapter-values.yaml").read_text())
+    matchers = ",".join(f'{label}="{value}"' for label, value in POD.items())
+    found = []
+    for rule in values["rules"]["custom"]:
+        expression = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].split("{")[0])
+        expression = expression.replace("<<.LabelMatchers>>", matchers)
+        expression = expression.replace("<<.GroupBy>>", "pod")
+        assert "<<" not in expression, expression
+        found += [rule["seriesQuery"], expression]
+    return found
+
+
+def triggers() -> dict[str, str]:
+    """KEDA's queries."""
+    scaled = yaml.safe_load((COMPONENTS / "scale-to-zero" / "scaledobject.yaml").read_text())
+    return {each["name"]: each["metadata"]["query"] for each in scaled["spec"]["triggers"]}
 
 
 class Prometheus:
@@ -87,7 +110,10 @@ def prometheus(folder: pathlib.Path, target: str) -> Iterator[Prometheus]:
     """A Prometheus that scrapes `target` by the configuration that we give, but more often."""
     given = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     given = given.replace("127.0.0.1:8002", target).replace("10s", f"{SCRAPE_SECONDS}s")
-    (folder / "prometheus.yml").write_text(given)
+    # Labelled as the Prometheus operator labels a pod: autoscalers ask by that.
+    configuration = yaml.safe_load(given)
+    configuration["scrape_configs"][0]["static_configs"][0]["labels"] = POD
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     shutil.copy(DEPLOY / "prometheus" / "alerts.yml", folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -157,7 +183,7 @@ def load(address: str) -> Iterator[None]:
         each.result()
 
 
-def test_every_query_of_the_dashboard_finds_data(tmp_path: pathlib.Path) -> None:
+def test_every_query_finds_data(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("scipy")
     models.write(tmp_path / "models", "lab", models.lab(), toml=WATCHED)
     models.write(tmp_path / "models", "double", models.scaled(2), toml=REGRESSION)
@@ -179,6 +205,15 @@ def test_every_query_of_the_dashboard_finds_data(tmp_path: pathlib.Path) -> None
                 assert all(sample["metric"].get(found[2]) for sample in samples)
                 assert samples
         assert asked.query('up{job="headrace"} == 1')
+        for expression in adapted():
+            asked.until(expression)
+            assert {sample["metric"]["pod"] for sample in asked.query(expression)} == {POD["pod"]}
+        for name, expression in triggers().items():
+            if name == "refused-in-front":
+                asked.query(expression)  # understood; test_rolling.py asks an Envoy for its count
+            else:
+                asked.until(expression)
+                assert len(asked.query(expression)) == 1, "KEDA takes one number"
 
 
 def test_panels_do_not_overlap() -> None:

