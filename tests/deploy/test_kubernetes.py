@@ -28,6 +28,7 @@ KUBERNETES = DEPLOY / "kubernetes"
 SCHEMAS = pathlib.Path(__file__).parent / "schemas"
 RELEASES = ("1.32", "1.37")
 OVERLAYS = ("cpu", "gpu", "edge")
+CALLER = {"headrace.io/client": "true"}
 # KServe publishes no schema in a package that pip or npm installs.
 NO_SCHEMA = {"ClusterServingRuntime", "InferenceService"}
 
@@ -175,6 +176,20 @@ def test_selectors_find_the_pods(overlay: str) -> None:
             assert found == ["headrace-envoy" if "envoy" in name else "headrace"], name
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_callers_need_their_label_alone(overlay: str) -> None:
+    policies = [each for each in rendered(overlay) if each["kind"] == "NetworkPolicy"]
+    found = [
+        source["podSelector"]["matchLabels"]
+        for policy in policies
+        for rule in policy["spec"].get("ingress", ())
+        for source in rule["from"]
+        if "podSelector" in source
+    ]
+    assert found
+    assert all(labels == CALLER for labels in found)
+
+
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_the_monitor_finds_one_service(overlay: str) -> None:
     wanted = only(overlay, "ServiceMonitor")["spec"]
@@ -203,14 +218,7 @@ def test_the_autoscaler_reads_what_the_adapter_offers() -> None:
 def test_envoy_is_let_in_and_read() -> None:
     """The component: its labels, ports, and the file of deploy/envoy, against each other."""
     pod = only("gpu", "Deployment", "headrace-envoy")["spec"]["template"]
-    (allowed,) = (
-        source["podSelector"]["matchLabels"]
-        for rule in only("gpu", "NetworkPolicy")["spec"]["ingress"]
-        for source in rule["from"]
-        if "podSelector" in source
-    )
-    assert allowed.items() <= pod["metadata"]["labels"].items()
-
+    assert CALLER.items() <= pod["metadata"]["labels"].items()
     (container,), (volume,) = pod["spec"]["containers"], pod["spec"]["volumes"]
     (mount,) = container["volumeMounts"]
     data = only("gpu", "ConfigMap", volume["configMap"]["name"])["data"]
