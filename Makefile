@@ -45,6 +45,7 @@ protos: $(DEV) $(NODE)  ## regenerate stubs and reference from the .proto source
 	$(BIN)/python protos/generate.py $(if $(NPM),--typescript)
 
 bench: $(DEV)  ## some scenarios, against ourselves and PyTriton, and what a request may cost; under five minutes
+	mkdir -p .cache
 	$(BIN)/headrace bench scenario --short tiny magika embeddings vad-streams overload cold-start guard \
 		--json .cache/bench.json --html .cache/bench.html
 

@@ -130,6 +130,28 @@ def test_a_cold_first_run_of_a_shape_decides_nothing() -> None:
     assert used[6:] == ["w0"] * 14
 
 
+def test_a_crowd_is_not_left_to_the_wide_team_by_hearsay() -> None:
+    """What the narrow team takes for a new shape is borrowed, and far too much."""
+    costs: dict[str, Cost] = {"cpu": lambda n: 40.0 * n, "cpux2": lambda n: 2.0 * n}
+    teams = {"n0": 0, "n1": 0, "w0": 1}
+    sched = scheduler({"n0": "cpu", "n1": "cpu", "w0": "cpux2"}, costs, teams)
+    table = sched.state.cost.table("cpux2", "longer", 0.0)
+    for _ in range(4):
+        table.observe(1, 11.0)
+    used, now = [], 0.0
+    for _ in range(40):
+        for _ in range(4):
+            assert sched.submit(Request("longer", None, now)) is None
+        begun = batches(sched, now)
+        used += [batch.executor for batch in begun]
+        now += 100.0
+        for batch in begun:
+            each = 11.0 if batch.executor == "w0" else 17.0
+            sched.complete(batch.executor, each * batch.rows)
+    assert used[:3] == ["n0", "n1", "n0"]
+    assert used[-20:].count("w0") == 0
+
+
 def test_a_fast_executor_comes_first() -> None:
     sched = fast_and_slow()
     submit(sched, 1, 0.0)

@@ -141,6 +141,30 @@ def test_a_side_that_answers_wrongly_is_not_measured() -> None:
     assert "a could not be measured here: output 'y': 3 of 4" in missing.notes[0]
 
 
+def test_what_was_measured_before_somebody_went_stays() -> None:
+    def measure(job: Job) -> Measurement:
+        if job.load.kind == "open":
+            raise BenchError("a:1 does not answer")
+        return measurement(job)
+
+    found = carry_out(made(LOAD), MODEL, measure, serve=Servers(), prove=right)
+    first, missing = found.sections
+    assert (first.kind, missing.title) == ("versus", "load: not measured")
+    assert "a:1 does not answer" in missing.notes[0]
+
+
+def test_a_side_that_cannot_be_asked_is_not_measured() -> None:
+    def prove(scenario: scenario.Scenario, model: Model, target: Target) -> str:
+        if target.name == "a":
+            raise BenchError("a:1 has no model m")
+        return ""
+
+    found = carry_out(made(LOAD), MODEL, measurement, serve=Servers(), prove=prove)
+    load, missing = found.sections
+    assert {m.target for m in load.measurements} == {"b"}
+    assert "a:1 has no model m" in missing.notes[0]
+
+
 def test_nobody_left_is_an_error() -> None:
     with pytest.raises(BenchError, match=r"nobody could be measured: a: no wheel.*; b: no wheel"):
         carry_out(made(LOAD), MODEL, measurement, serve=Servers("a", "b"), prove=right)

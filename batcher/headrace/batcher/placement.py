@@ -72,8 +72,7 @@ def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
         better = _shared_waiting(theirs.plan, expected, len(state.peers[executor])) < (
             margin * _shared_waiting(ours.plan, expected, len(state.executors))
         )
-        if alone:
-            better = _on_trial(ours, theirs, better)
+        better = _on_trial(ours, theirs, better) if alone else better and _known(ours, theirs)
         if better:
             return Place(executor, state.limits.max_batch_rows)
     return None
@@ -86,6 +85,13 @@ def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
             return taken
     trial = (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS
     return better is not trial
+
+
+def _known(ours: CostTable, theirs: CostTable) -> bool:
+    """Whether a crowd may be left to the other team: not while ours is known by hearsay alone, nor
+    in its turn to be known again."""
+    turn = (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS
+    return ours.observations >= _TRIALS and not turn
 
 
 def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:

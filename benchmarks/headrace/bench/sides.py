@@ -142,14 +142,15 @@ def carry_out(
                 except PeerUnavailable as error:
                     missing[each.name] = error.reason
                     continue
-                if wrong := prove(scenario, model, target):
+                if wrong := _proven(prove, scenario, model, target):
                     missing[each.name] = wrong
                 else:
                     targets.append(target)
             jobs = [scenario.job(target, seed) for target in targets]
             alone = stack.enter_context(one_at_a_time(measure, targets))
             for question in together if jobs else ():
-                sections += _answers(question, jobs, scenario.turns, alone)
+                asked = _answers(question, jobs, scenario.turns, alone)
+                sections += _until_it_fails(asked, question.kind, missing)
     if len(together) < len(scenario.questions):
         for each in sides:
             starting = _Starting(each, scenario, model, seed, serve, targets)
@@ -157,10 +158,12 @@ def carry_out(
                 sections.append(start(each.name, starting, scenario.turns, measure))
             except PeerUnavailable as error:
                 missing[each.name] = error.reason
+            except BenchError as error:
+                missing[each.name] = str(error)
     if not sections:
         whys = "; ".join(f"{name}: {why}" for name, why in missing.items())
         raise BenchError(f"nobody could be measured: {whys}")
-    sections += [_missing(name, why) for name, why in missing.items()]
+    sections += [not_measured(name, why) for name, why in missing.items()]
     return Outcome(tuple(sections), tuple({target.name: target for target in targets}.values()))
 
 
@@ -194,7 +197,26 @@ class _Starting:
             yield self.scenario.job(target, self.seed)
 
 
-def _missing(name: str, why: str) -> Section:
+def _until_it_fails(
+    asked: Iterator[Section], kind: str, missing: dict[str, str]
+) -> Iterator[Section]:
+    """What is known by the time at which somebody goes in the middle stays known."""
+    try:
+        yield from asked
+    except BenchError as error:
+        missing[kind] = str(error)
+
+
+def _proven(prove: Prove, scenario: Scenario, model: Model, target: Target) -> str:
+    """What is wrong with the target's answer, also where there is none; empty for nothing."""
+    try:
+        return prove(scenario, model, target)
+    except BenchError as error:
+        return str(error)
+
+
+def not_measured(name: str, why: str) -> Section:
+    """The section of what could not be measured."""
     return Section(
         title=f"{name}: not measured",
         kind="load",

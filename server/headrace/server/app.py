@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from headrace.server.allocator import keep_freed_memory
 from headrace.server.config import Settings
 from headrace.server.errors import LoadFailed, ModelNotFound, ModelUnavailable
+from headrace.server.executors.resources import usable_memory
 from headrace.server.executors.session import Provider
 from headrace.server.http import HttpServer
 from headrace.server.models.operators import OperatorLibraries
@@ -48,6 +49,7 @@ _log = logging.getLogger(__name__)
 
 # What remains for the transport to send last answers once nothing is in flight any more.
 _FLUSH_SECONDS = 1.0
+_MOST_IN_FLIGHT = 2 << 30  # bytes, where nothing is said; a quarter of a small machine's memory
 # A stopping server listens until no request has come for so long, but no longer than the second.
 _QUIET_SECONDS, _SETTLE_SECONDS = 0.1, 2.0
 # How long a run may take to notice that it has been told to stop: one operator of its graph.
@@ -90,15 +92,7 @@ class App:
             on=settings.telemetry == "on",
             access_log=settings.access_log,
         )
-        cache = plan_cache(settings.cache_dir)
-        operators = OperatorLibraries(settings.operator_libraries or ())
-        self._host = Host(
-            Provider(settings.provider),
-            cache,
-            watch=self._watch,
-            operators=operators,
-            hang_seconds=settings.hang_seconds or math.inf,
-        )
+        self._host = host_for(settings, self._watch)
         self._pressure: Pressure | None = None
         self.registry = Registry(
             Catalogue(settings.models, follow_links=settings.follow_links), self._host
@@ -111,7 +105,9 @@ class App:
         budget = StateBudget(settings.max_state_bytes)
         self._sequences = Sequences(self.registry, budget, settings.sequence_idle_seconds)
         guard = _guard(settings)
-        self._inference = InferenceService(self._sequences, self._watch, guard, _limits(settings))
+        self._inference = InferenceService(
+            self._sequences, self._watch, guard, limits_for(settings)
+        )
         sessions = SessionManager(
             self.registry, _stream_limits(settings), budget, encode_delivery, time.monotonic
         )
@@ -241,12 +237,24 @@ class App:
             return "", ""
 
 
-def _limits(settings: Settings) -> Limits:
+def host_for(settings: Settings, watch: Watch) -> Host:
+    return Host(
+        Provider(settings.provider),
+        plan_cache(settings.cache_dir),
+        watch=watch,
+        operators=OperatorLibraries(settings.operator_libraries or ()),
+        hang_seconds=settings.hang_seconds or math.inf,
+    )
+
+
+def limits_for(settings: Settings) -> Limits:
+    memory = usable_memory()
+    most = _MOST_IN_FLIGHT if memory is None else min(_MOST_IN_FLIGHT, memory // 4)
     return Limits(
         elements=settings.max_tensor_elements,
         dimensions=settings.max_dimensions,
         parameters=settings.max_parameters,
-        bytes_in_flight=settings.max_inflight_bytes,
+        bytes_in_flight=settings.max_inflight_bytes or most,
         caller_calls=settings.max_caller_calls,
         caller_streams=settings.max_caller_streams,
     )

@@ -119,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect, parser=inspect)
     inspect.add_argument("model", type=pathlib.Path, metavar="MODEL")
     inspect.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
+    inspect.add_argument(
+        "--operator-libraries",
+        type=pathlib.Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="as of headrace serve; may be repeated",
+    )
     top = commands.add_parser("top", help="what a running server does, refreshed each second")
     top.set_defaults(run=_top, parser=top)
     top.add_argument(
@@ -243,7 +251,7 @@ def _demo(namespace: argparse.Namespace) -> int:
 def _inspect(namespace: argparse.Namespace) -> int:
     from headrace.server.inspect import main as inspect
 
-    return inspect(namespace.model, namespace.provider)
+    return inspect(namespace.model, namespace.provider, namespace.operator_libraries)
 
 
 def _top(namespace: argparse.Namespace) -> int:

@@ -73,8 +73,11 @@ class Settings(BaseModel):
     max_message_bytes: int = Field(
         default=256 << 20, ge=1 << 10, description="largest gRPC message accepted"
     )
-    max_inflight_bytes: int = Field(
-        default=2 << 30, ge=1, description="memory of all requests that are not answered yet"
+    max_inflight_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="memory of all requests that are not answered yet; unless said, a quarter of "
+        "what the process may have, 2 GiB at most",
     )
     max_tensor_elements: int = Field(default=1 << 28, ge=1, description="elements of one tensor")
     max_dimensions: int = Field(default=16, ge=1, le=64, description="dimensions of one tensor")

@@ -6,7 +6,7 @@ import asyncio
 import math
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.table import Table
 from headrace.server.errors import ServerError
 from headrace.server.executors.session import Provider
 from headrace.server.models import served
+from headrace.server.models.operators import OperatorLibraries
 from headrace.server.models.plan import Plan
 from headrace.server.models.repository import Catalogue, ModelSource
 from headrace.server.models.served import Host, ServedModel
@@ -23,7 +24,7 @@ from headrace.server.models.states import propose_states
 _BAR = 30  # characters
 
 
-def main(path: pathlib.Path, provider: str) -> int:
+def main(path: pathlib.Path, provider: str, operator_libraries: Sequence[pathlib.Path] = ()) -> int:
     """Prints the contracts of the model, or models, at `path`. Returns the exit code, 1 if one of
     them cannot be loaded.
 
@@ -31,7 +32,8 @@ def main(path: pathlib.Path, provider: str) -> int:
     """
     try:
         sources = Catalogue([path]).sources()
-        return asyncio.run(_inspect(Console(), sources.values(), Host(Provider(provider))))
+        host = Host(Provider(provider), operators=OperatorLibraries(operator_libraries))
+        return asyncio.run(_inspect(Console(), sources.values(), host))
     except ServerError as error:
         _say(error)
         return 1

@@ -21,12 +21,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
-from headrace.server.config import load_settings
-from headrace.server.executors.session import Provider
-from headrace.server.models.plan_cache import plan_cache
+from headrace.server.app import host_for, limits_for
+from headrace.server.config import Settings, load_settings
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
-from headrace.server.models.served import Host
 from headrace.server.rpc.calls import CALLER, details_of, log_unexpected
 from headrace.server.rpc.control import ControlService
 from headrace.server.rpc.service import InferenceService
@@ -38,6 +36,12 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _READING = (
     "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig",
     "ModelStatistics", "RepositoryIndex",
+)  # fmt: skip
+# Settings of what a replica has: its own port, streams and control it has not.
+_HONOURED = (
+    "models", "follow_links", "provider", "cache_dir", "operator_libraries", "hang_seconds",
+    "access_log", "max_inflight_bytes", "max_tensor_elements", "max_dimensions", "max_parameters",
+    "max_caller_calls", "max_state_bytes", "sequence_idle_seconds",
 )  # fmt: skip
 
 
@@ -68,22 +72,26 @@ class Replica:
     async def __init__(self, given: Mapping[str, Any]) -> None:  # type: ignore[misc]
         """Loads the models. Ray awaits it: the replica is not there before they serve.
 
-        `given`: settings of `headrace serve`, as far as they concern models. Raises
-        ConfigurationError, LoadFailed.
+        `given`: settings of `headrace serve`, those in `_HONOURED`. Raises ConfigurationError,
+        LoadFailed.
         """
-        settings = load_settings(given, None)
+        settings = _settings(given)
         watch = Watch(access_log=settings.access_log)
-        host = Host(Provider(settings.provider), plan_cache(settings.cache_dir), watch=watch)
         catalogue = Catalogue(settings.models, follow_links=settings.follow_links)
-        self._registry = Registry(catalogue, host)
+        self._registry = Registry(catalogue, host_for(settings, watch))
         await self._registry.load_all()
         if not self._registry.ready_models():
             reasons = [f"{entry.name}: {entry.reason}" for entry in self._registry.index()]
             raise errors.LoadFailed("no model could be loaded: " + "; ".join(reasons))
         budget = StateBudget(settings.max_state_bytes)
         sequences = Sequences(self._registry, budget, settings.sequence_idle_seconds)
-        self._inference = InferenceService(sequences, watch)
-        self._control = ControlService(self._registry, lambda: True)
+        self._inference = InferenceService(sequences, watch, limits=limits_for(settings))
+        self._control = ControlService(self._registry, lambda: self._registry.able)
+
+    def check_health(self) -> None:
+        """Ray asks this every few seconds, and replaces a replica that raises."""
+        if not self._registry.able:
+            raise RuntimeError("no model has an executor left: their runs hang")
 
     async def ModelInfer(self, data: bytes, grpc_context: Any) -> Reply:
         """Ray tells no deadline, but cancels this when the caller's has passed: a request that
@@ -130,12 +138,23 @@ for _name in _READING:
     setattr(Replica, _name, _reading(_name))
 
 
+def _settings(given: Mapping[str, Any]) -> Settings:
+    """Raises ConfigurationError, also for a setting that would have no effect."""
+    settings = load_settings(given, None)
+    for name in given:
+        if name not in _HONOURED:
+            raise errors.ConfigurationError(
+                f"{name}: has no effect under Ray Serve, expected any of {', '.join(_HONOURED)}"
+            )
+    return settings
+
+
 def app(args: Mapping[str, Any]) -> Any:
     """The application, for `import_path` in Ray Serve's configuration. `args`: settings of
     `headrace serve` (`models` at least, a list of paths that every node has). How many replicas,
     where, and when more, is said in that configuration for the deployment Headrace."""
     from ray import serve
 
-    load_settings(args, None)  # what is wrong is said at once, not by each replica
+    _settings(args)  # what is wrong is said at once, not by each replica
     deployment: Any = serve.deployment(Replica, name="Headrace")
     return deployment.bind(dict(args))

@@ -26,6 +26,21 @@ def test_figures_of_the_same_measurement_are_compared() -> None:
     assert (found.differences, found.missing) == ((), ())
 
 
+def test_a_loss_of_goodput_shows_though_all_was_in_time_before() -> None:
+    def goodput(latency: float) -> Section:
+        late = job()
+        asked = (late.requests[0].model_copy(update={"deadline": 0.1}),)
+        late = late.model_copy(update={"requests": asked})
+        taken = measurement(late, [0.01] * 50 + [latency] * 50)
+        return Section(title="load", kind="load", measurements=(taken,))
+
+    found = compare(report(goodput(0.01)), report(goodput(0.2)))
+    (change,) = (change for change in found.changes if change.figure == "goodput")
+    assert (change.before, change.after) == (10, 5)
+    same = compare(report(goodput(0.01)), report(goodput(0.01)))
+    assert "goodput" not in {change.figure for change in same.changes}
+
+
 def test_turns_are_compared_by_their_median() -> None:
     def turns(*rates: int) -> Section:
         taken = tuple(measurement(job(), [0.01] * (rate * 10)) for rate in rates)

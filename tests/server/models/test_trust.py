@@ -134,6 +134,19 @@ def test_what_is_damaged_is_refused_or_read(tmp_path: pathlib.Path, cut: int, wr
     assert "../x" not in [e.value for e in entries if e.key == "location"]
 
 
+def test_a_tag_that_readers_would_cut_is_refused(tmp_path: pathlib.Path) -> None:
+    """Of a tag of 33 bits some readers keep 32: to them it would be another field."""
+    entry = onnx.StringStringEntryProto(key="location", value="../x").SerializeToString()
+    external_data_tag = bytes([13 << 3 | 2 | 0x80, 0x80, 0x80, 0x80, 0x10])
+    tensor = external_data_tag + bytes([len(entry)]) + entry
+    initializer = bytes([5 << 3 | 2, len(tensor)]) + tensor
+    whole = bytes([7 << 3 | 2, len(initializer)]) + initializer
+    file = tmp_path / "model.onnx"
+    file.write_bytes(whole)
+    with pytest.raises(LoadFailed):
+        check_external_data(file, tmp_path)
+
+
 def test_links_within_the_repository(tmp_path: pathlib.Path) -> None:
     """As Kubernetes mounts a volume: each name is a link to a folder beside it."""
     (tmp_path / "..data" / "m" / "1").mkdir(parents=True)

@@ -109,6 +109,16 @@ def record(message: str, *arguments: object) -> logging.LogRecord:
     return logging.LogRecord("n", logging.WARNING, "f", 1, message, arguments, None)
 
 
+def test_what_is_left_out_is_counted_once() -> None:
+    now = 100.0
+    only = RepeatFilter(lambda: now)
+    passed = [only.filter(record("no")) for _ in range(1000)].count(True)
+    now += PERIOD
+    late = record("no")
+    assert only.filter(late)
+    assert json.loads(JsonFormatter().format(late))["suppressed"] == 1000 - passed
+
+
 def test_what_repeats_itself_is_counted() -> None:
     now = 100.0
     only = RepeatFilter(lambda: now)

@@ -195,7 +195,15 @@ def run_scenario(given: argparse.Namespace) -> int:
     sections, targets = [], {}
     with output.measuring(given) as measure:
         for name, each in chosen.items():
-            found = sides.carry_out(each, models.model(each.model), measure, seed=given.seed or 0)
+            try:
+                found = sides.carry_out(
+                    each, models.model(each.model), measure, seed=given.seed or 0
+                )
+            except BenchError as error:
+                if len(chosen) == 1:
+                    raise
+                sections.append(sides.not_measured(name, str(error)))
+                continue
             sections += [
                 s.model_copy(update={"title": f"{name}: {s.title}"}) for s in found.sections
             ]

@@ -12,6 +12,7 @@ from headrace.bench.questions import failed_share
 from headrace.bench.results import Measurement, Report, Section
 
 Key = tuple[str, str, str]
+_GOODPUT = "goodput"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,16 @@ def compare(before: Report, after: Report) -> Comparison:
         for key, figures in new.items()
         if key in old
         for figure, value in figures.items()
-        if figure in old[key]
+        if figure in old[key] and not (figure == _GOODPUT and _all_good(old[key], figures))
     ]
     missing = [f"{' / '.join(key)}: only in the first" for key in old if key not in new]
     missing += [f"{' / '.join(key)}: only in the second" for key in new if key not in old]
     return Comparison(tuple(changes), tuple(_differences(before, after)), tuple(missing))
+
+
+def _all_good(*both: Mapping[str, float]) -> bool:
+    """Whether goodput is the throughput in both, and says nothing more."""
+    return all(figures[_GOODPUT] == figures.get("throughput") for figures in both)
 
 
 def _figures(report: Report) -> dict[Key, dict[str, float]]:
@@ -101,8 +107,7 @@ def _medians(group: list[Measurement]) -> dict[str, float]:
 
 def _values(measurement: Measurement) -> Iterator[tuple[str, float]]:
     yield "throughput", measurement.throughput
-    if measurement.good < measurement.ok:
-        yield "goodput", measurement.goodput
+    yield _GOODPUT, measurement.goodput
     if measurement.latency:
         for figure in ("p50_ms", "p99_ms"):
             yield figure, getattr(measurement.latency, figure)

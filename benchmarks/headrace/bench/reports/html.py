@@ -222,7 +222,8 @@ def _setting(report: Report) -> Markup:
         "section",
         element("h2", "How it was measured"),
         element("p", "Latency counts from when a request was due, not from when it was sent; "
-                "percentiles are of requests answered OK."),
+                "percentiles are of requests answered OK, and of those without an answer at the "
+                "end, by the time that they had waited."),
         element("h3", "To do it again"),
         again,
         element("p", f"Seed {report.seed}. Started {report.started}."),

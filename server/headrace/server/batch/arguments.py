@@ -89,6 +89,14 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
+        "--operator-libraries",
+        type=pathlib.Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="as of headrace serve; may be repeated",
+    )
+    parser.add_argument(
         "--cache-dir", default="auto", metavar="FOLDER", help="as of headrace serve (default auto)"
     )
     parser.add_argument(

@@ -108,6 +108,7 @@ def _job(namespace: argparse.Namespace) -> Job:
         on_error=namespace.on_error,
         provider=namespace.provider,
         cache_dir=namespace.cache_dir,
+        operator_libraries=tuple(path.absolute() for path in namespace.operator_libraries),
         images=ImageOptions(namespace.image_mean, namespace.image_std),
     )
 

@@ -20,6 +20,7 @@ from headrace.server.contract import InputTensor
 from headrace.server.errors import ConfigurationError, InvalidInput, LoadFailed
 from headrace.server.executors.session import Provider
 from headrace.server.inference import InferenceRequest, InferenceResult, infer
+from headrace.server.models.operators import OperatorLibraries
 from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue, ModelSource
@@ -127,7 +128,9 @@ def _rows_of_a_request(model: ServedModel) -> int:
 async def opened(job: Job) -> AsyncIterator[Engine]:
     """The job's model, serving inside the block. Raises ConfigurationError, LoadFailed."""
     catalogue, source = find_model(job)
-    registry = Registry(catalogue, Host(Provider(job.provider), plan_cache(job.cache_dir)))
+    operators = OperatorLibraries(job.operator_libraries)
+    host = Host(Provider(job.provider), plan_cache(job.cache_dir), operators=operators)
+    registry = Registry(catalogue, host)
     try:
         await registry.load(source.name)
         model = registry.get(source.name)

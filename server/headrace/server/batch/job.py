@@ -45,6 +45,7 @@ class Job:
     on_error: OnError = "fail"
     provider: ProviderName = "auto"
     cache_dir: str = "auto"
+    operator_libraries: tuple[pathlib.Path, ...] = ()
     images: ImageOptions = ImageOptions()
 
 

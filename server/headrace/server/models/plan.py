@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from dataclasses import dataclass, replace
 
-from headrace.server.executors.cpus import usable_cpus
+from headrace.server.executors.resources import usable_cpus
 from headrace.server.executors.session import Provider, SessionOptions, resolve
 from headrace.server.models.options import ModelOptions
 from headrace.server.models.profile import Profile

@@ -20,7 +20,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from headrace.server.executors.cpus import usable_cpus
+from headrace.server.executors.resources import usable_cpus
 from headrace.server.models.plan import Layout, Measured, Plan, choose
 from headrace.server.models.probe import Recipe, has_open_dimensions
 from headrace.server.models.profile import Profile, profile_key

@@ -96,6 +96,8 @@ def _fields(data: Any, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of each length-delimited field of a message."""
     while at < end:
         tag, at = _varint(data, at)
+        if tag >> 32:  # some readers would take the rest for a tag, and find other fields than here
+            raise ValueError("a tag of more than 32 bits")
         kind = tag & 7
         if kind == 2:
             length, at = _varint(data, at)

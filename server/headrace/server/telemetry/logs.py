@@ -76,7 +76,7 @@ class RepeatFilter(logging.Filter):
         if record.name == ACCESS_NAME:
             return True
         equal = self._passes((record.name, record.getMessage()), EQUAL, record)
-        return self._passes((record.name, f"{record.msg}\0"), ALIKE, record) and equal
+        return equal and self._passes((record.name, f"{record.msg}\0"), ALIKE, record)
 
     def _passes(self, kind: tuple[str, str], most: int, record: logging.LogRecord) -> bool:
         now = self._clock()
