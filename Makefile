@@ -25,7 +25,7 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 
 test: $(DEV) $(NODE)  ## all tests
 	$(BIN)/python -m pytest
-	$(if $(NPM),cd $(TYPESCRIPT) && npm run test:units,$(NO_NPM))
+	$(if $(NPM),cd $(TYPESCRIPT) && npm test,$(NO_NPM))
 
 check: $(DEV) $(NODE) $(SCHEMAS)  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
@@ -33,7 +33,7 @@ check: $(DEV) $(NODE) $(SCHEMAS)  ## format, lint, types, import rules, protos c
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check $(if $(NPM),--typescript)
-	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm run test:units,$(NO_NPM))
+	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm test,$(NO_NPM))
 	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
 	$(BIN)/python -m pytest
 

@@ -85,14 +85,46 @@ export function openBalanced(
   return new Balanced(address, options);
 }
 
-/** One of the servers, for a connection that has to stay with it. */
-export async function chooseOne(address: string | readonly string[]): Promise<string> {
-  const all = typeof address !== "string" ? address : await resolve(address);
-  const chosen = all[Math.floor(Math.random() * all.length)];
-  if (chosen === undefined) {
-    throw new TypeError("address: expected at least one host:port, got none");
+/** Which of the servers a connection is made to that has to stay with its server. */
+export class Choice {
+  readonly #address: string | readonly string[];
+  readonly #rotation = new Rotation([]);
+
+  constructor(address: string | readonly string[]) {
+    this.#address = address;
   }
-  return chosen;
+
+  /** One by chance of those that do not rest. Throws a ConnectError (Unavailable) where a name that
+   * was never found cannot be. */
+  async next(): Promise<string> {
+    this.#rotation.replace(shuffled(await this.#all()));
+    return this.#rotation.next(performance.now());
+  }
+
+  /** `key` was not there. */
+  rest(key: string): void {
+    this.#rotation.rest(key, performance.now());
+  }
+
+  async #all(): Promise<readonly string[]> {
+    if (typeof this.#address !== "string") {
+      return this.#address;
+    }
+    try {
+      return await resolve(this.#address);
+    } catch (error) {
+      if (this.#rotation.keys.length === 0) {
+        throw error;
+      }
+      return this.#rotation.keys;
+    }
+  }
+}
+
+/** Clients that all began with the first would leave nothing to the others. */
+function shuffled(keys: readonly string[]): string[] {
+  const drawn = keys.map((key) => ({ key, lot: Math.random() }));
+  return drawn.sort((one, other) => one.lot - other.lot).map(({ key }) => key);
 }
 
 class Balanced implements Channel {
@@ -105,10 +137,9 @@ class Balanced implements Channel {
   #looking: Promise<void> | undefined;
 
   constructor(address: string | readonly string[], options: ChannelOptions) {
-    this.#options = options;
+    this.#options = withServerName(options, address);
     if (typeof address === "string") {
       this.#name = address;
-      this.#options = withServerName(options, split(address).host);
       this.#rotation = new Rotation([]);
     } else {
       if (address.length === 0) {
@@ -199,7 +230,14 @@ function split(name: string): { host: string; port: string } {
 }
 
 /** A certificate has the name that was looked up, not the address that was found. */
-function withServerName(options: ChannelOptions, host: string): ChannelOptions {
+export function withServerName(
+  options: ChannelOptions,
+  address: string | readonly string[],
+): ChannelOptions {
+  if (typeof address !== "string" || !address.startsWith(DNS)) {
+    return options;
+  }
+  const { host } = split(address);
   const { tls } = options;
   return tls === undefined || tls.serverName !== undefined
     ? options

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { type CallOptions, type Client as ServiceClient, createClient } from "@connectrpc/connect";
 
-import { chooseOne, openBalanced } from "./balancing.js";
+import { Choice, openBalanced, withServerName } from "./balancing.js";
 import { type Channel, type ChannelOptions, openChannel } from "./channel.js";
 import { fromCallError, type HeadraceError } from "./errors.js";
 import {
@@ -32,7 +32,7 @@ import type {
   TensorMetadata,
 } from "./results.js";
 import { nextWaitMs, type RetryPolicy, retryPolicy } from "./retry.js";
-import { StreamConnection } from "./stream/connection.js";
+import { type Route, StreamConnections } from "./stream/connections.js";
 import type { StreamOptions } from "./stream/options.js";
 import { Plan, SensorStream } from "./stream/sensor_stream.js";
 
@@ -57,29 +57,34 @@ const NO_RETRY = retryPolicy({ maxAttempts: 1 });
  * A client of one server at "host:port", of several (a list of these), or of all that a name
  * resolves to ("dns:///host:port"): calls then take turns, and leave out who is not there. All
  * calls to a server share a connection, which is made at the first of them; sensor streams have
- * one to themselves, and stay with the server that it was made to.
+ * one to themselves, and stay with the server that it was made to. When that one is missing, new
+ * streams go to another.
  */
 export class Client {
-  readonly #address: string | readonly string[];
   readonly #options: ClientOptions;
   readonly #retry: RetryPolicy;
   readonly #channel: Channel;
   readonly #service: ServiceClient<typeof GRPCInferenceService>;
-  #streamChannel: Channel | undefined;
-  #streams: Promise<StreamConnection> | undefined;
+  readonly #streams: StreamConnections;
 
   constructor(address: string | readonly string[] = "127.0.0.1:8001", options: ClientOptions = {}) {
-    this.#address = address;
     this.#options = { ...options, headers: withToken(options) };
     this.#retry = retryPolicy(options.retry);
     this.#channel = openBalanced(address, options.channel ?? {});
     this.#service = createClient(GRPCInferenceService, this.#channel.transport);
+    const keepaliveMs = options.channel?.keepaliveMs ?? STREAM_KEEPALIVE_MS;
+    const channel = withServerName({ ...options.channel, keepaliveMs }, address);
+    this.#streams = new StreamConnections(
+      new Choice(address),
+      (one) => this.#streamRoute(openChannel(one, channel)),
+      this.#retry,
+    );
   }
 
   /** Closes the connections and cancels the calls under way. */
   async close(): Promise<void> {
-    await (await this.#streams?.catch(() => undefined))?.close();
-    await Promise.all([this.#streamChannel?.close(), this.#channel.close()]);
+    await this.#streams.close();
+    await this.#channel.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -135,23 +140,16 @@ export class Client {
    * Throws `ModelNotFound`, `InvalidInput`, `Overloaded` or `Unavailable`.
    */
   async stream(model: string, options: StreamOptions): Promise<SensorStream> {
-    this.#streams ??= this.#streamConnection();
-    const connection = await this.#streams.catch((error: unknown) => {
-      this.#streams = undefined; // the next stream looks the name up again
-      throw fromCallError(error);
-    });
-    return SensorStream.open(connection, new Plan(model, options));
+    return SensorStream.open(this.#streams, new Plan(model, options));
   }
 
-  async #streamConnection(): Promise<StreamConnection> {
-    const keepaliveMs = this.#options.channel?.keepaliveMs ?? STREAM_KEEPALIVE_MS;
-    const address = await chooseOne(this.#address);
-    this.#streamChannel = openChannel(address, { ...this.#options.channel, keepaliveMs });
-    const service = createClient(SensorStreamService, this.#streamChannel.transport);
-    return new StreamConnection(
-      (requests, signal) => service.stream(requests, this.#callOptions({ signal }, undefined)),
-      this.#retry,
-    );
+  #streamRoute(channel: Channel): Route {
+    const service = createClient(SensorStreamService, channel.transport);
+    return {
+      makeCall: (requests, signal) =>
+        service.stream(requests, this.#callOptions({ signal }, undefined)),
+      close: () => channel.close(),
+    };
   }
 
   /** Whether the server says that it is up. Throws `Unavailable` where there is none. */

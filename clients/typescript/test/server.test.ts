@@ -1,5 +1,6 @@
 /**
- * The interop cases, against a real server that is started here.
+ * What takes a real server, which is started here, but for the interop cases: tests/interop of the
+ * repository runs those.
  *
  * It needs the server's Python: HEADRACE_PYTHON, or .venv of the repository, or python3.
  */
@@ -12,10 +13,7 @@ import { createInterface } from "node:readline";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { CALLS } from "../interop/calls.js";
-import { type Env, withClient } from "../interop/cases.js";
-import { SENSORS } from "../interop/sensors.js";
-import { Client, Tensor, Unavailable } from "../src/index.js";
+import { Client, Tensor, Unavailable, WindowResult } from "../src/index.js";
 
 const REPOSITORY = fileURLToPath(new URL("../../../../", import.meta.url));
 const VENV = `${REPOSITORY}.venv/bin/python`;
@@ -27,41 +25,51 @@ function startServer() {
   });
 }
 
-/** The first line that a server prints. */
-async function addresses(server: ReturnType<typeof startServer>): Promise<Env> {
+type Server = ReturnType<typeof startServer>;
+
+/** From the first line that a server prints. */
+async function addressOf(server: Server): Promise<string> {
   for await (const line of createInterface(server.stdout)) {
-    const [address, cutAddress] = line.split(" ");
-    assert.ok(address && cutAddress, line);
-    return { address, cutAddress };
+    const [address] = line.split(" ");
+    assert.ok(address, line);
+    return address;
   }
   throw new Error("the server has ended before it was up");
 }
 
+async function stop(server: Server): Promise<void> {
+  const ended = once(server, "exit");
+  server.stdin.end();
+  assert.deepEqual(await ended, [0, null]);
+}
+
+const FRAMING = { window: 1, sampleRate: 1 };
+
+/** Opens a stream, and checks what comes of a sample. */
+async function streamOne(client: Client): Promise<void> {
+  const stream = await client.stream("double", FRAMING);
+  for await (const event of stream.run(Float32Array.of(21))) {
+    assert.ok(event instanceof WindowResult);
+    assert.deepEqual([...event.get("y", "FP32").data], [42]);
+  }
+  assert.equal(stream.summary?.windows, 1);
+}
+
 describe("against the real server", () => {
-  let server: ReturnType<typeof startServer>;
-  let env: Env;
+  let server: Server;
+  let running: string;
 
   before(async () => {
     server = startServer();
-    env = await addresses(server);
+    running = await addressOf(server);
   });
 
-  after(async () => {
-    const ended = new Promise((resolve) => server.once("exit", resolve));
-    server.stdin.end();
-    assert.equal(await ended, 0);
-  });
-
-  for (const [name, run] of Object.entries({ ...CALLS, ...SENSORS })) {
-    test(name, { timeout: 60_000 }, () =>
-      withClient(env.address, {}, (client) => run(client, env)),
-    );
-  }
+  after(() => stop(server));
 
   test("calls go on where one of several servers is gone", { timeout: 60_000 }, async () => {
     const gone = await closedPort();
     const inputs = { x: new Tensor("FP32", [1, 1], Float32Array.of(21)) };
-    for (const address of [[gone, env.address], `dns:///localhost:${portOf(env.address)}`]) {
+    for (const address of [[gone, running], `dns:///localhost:${portOf(running)}`]) {
       const client = new Client(address, { retry: { maxAttempts: 2 } });
       const asked = Array.from({ length: 20 }, () => client.infer("double", inputs));
       for (const result of await Promise.all(asked)) {
@@ -71,10 +79,30 @@ describe("against the real server", () => {
     }
   });
 
+  test("streams find the server that is there", { timeout: 60_000 }, async () => {
+    const gone = await closedPort();
+    for (let round = 0; round < 8; round++) {
+      const client = new Client([gone, running], { retry: { maxAttempts: 2 } });
+      await streamOne(client);
+      await client.close();
+    }
+  });
+
+  test("streams go on elsewhere when their server stops", { timeout: 60_000 }, async () => {
+    const leaving = startServer();
+    const servers = [await addressOf(leaving), running];
+    // Some will have their stream on the one that leaves.
+    const clients = Array.from({ length: 8 }, () => new Client(servers));
+    await Promise.all(clients.map((client) => client.stream("double", FRAMING)));
+    await stop(leaving);
+    await Promise.all(clients.map((client) => streamOne(client)));
+    await Promise.all(clients.map((client) => client.close()));
+  });
+
   test("a name that nobody has", { timeout: 60_000 }, async () => {
     const client = new Client("dns:///nobody.invalid:1", { retry: { maxAttempts: 1 } });
     await assert.rejects(client.serverLive(), Unavailable);
-    await assert.rejects(client.stream("double", { window: 1, sampleRate: 1 }), Unavailable);
+    await assert.rejects(client.stream("double", FRAMING), Unavailable);
     await client.close();
   });
 });

@@ -1,14 +1,21 @@
 /** The session's state machine, without a connection. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { ConnectError } from "@connectrpc/connect";
 
+import { Choice } from "../src/balancing.js";
 import { BadResponse, Code, HeadraceError, SessionLost, Unavailable } from "../src/errors.js";
-import { EventSchema } from "../src/gen/headrace/stream/v1/stream_pb.js";
+import {
+  EventSchema,
+  type StreamRequest,
+  type StreamResponse,
+  StreamResponseSchema,
+} from "../src/gen/headrace/stream/v1/stream_pb.js";
 import { retryPolicy } from "../src/retry.js";
-import { StreamConnection } from "../src/stream/connection.js";
+import { type Route, StreamConnections } from "../src/stream/connections.js";
 import { StreamLink } from "../src/stream/link.js";
 import { opening, type StreamOptions } from "../src/stream/options.js";
 import { Sampler } from "../src/stream/samples.js";
@@ -209,16 +216,190 @@ test("options that make no sense say why", () => {
 
 test("a stream that is opened as the last one fails finds a connection", async () => {
   let calls = 0;
-  const connection = new StreamConnection(async function* () {
-    calls += 1;
-    await Promise.resolve();
-    yield* [];
-    throw new ConnectError("no", Code.Unimplemented);
-  }, retryPolicy());
-  const open = () => SensorStream.open(connection, new Plan("m", FRAMING));
+  const route: Route = {
+    makeCall: async function* () {
+      calls += 1;
+      await Promise.resolve();
+      yield* [];
+      throw new ConnectError("no", Code.Unimplemented);
+    },
+    close: () => Promise.resolve(),
+  };
+  const connections = new StreamConnections(new Choice("a"), () => route, retryPolicy());
+  const open = () => SensorStream.open(connections, new Plan("m", FRAMING));
   await assert.rejects(open(), { code: Code.Unimplemented });
   await assert.rejects(open(), { code: Code.Unimplemented });
   assert.equal(calls, 2);
-  await connection.close();
+  await connections.close();
   await assert.rejects(open(), /the client was closed/);
+});
+
+const ANSWERS: Record<string, EventInit> = {
+  open: {
+    case: "opened",
+    value: { upToSample: 100n, largestChunk: 50n, maxOutstanding: 16 },
+  },
+  resume: { case: "resumed", value: { upToSample: 100n } },
+  close: { case: "closed", value: {} },
+};
+
+/** A server without a network. */
+class FakeServer implements Route {
+  /** The commands that came. */
+  readonly heard: string[] = [];
+  /** How many connections to it were closed. */
+  closed = 0;
+  /** Instead of opening sessions. */
+  refusal: EventInit;
+  #up = true;
+  #breakCall: () => void = () => undefined;
+
+  start(): void {
+    this.#up = true;
+  }
+
+  stop(): void {
+    this.#up = false;
+    this.#breakCall();
+  }
+
+  close(): Promise<void> {
+    this.closed += 1;
+    return Promise.resolve();
+  }
+
+  async *makeCall(requests: AsyncIterable<StreamRequest>): AsyncGenerator<StreamResponse> {
+    const broken = new Promise<never>((_, reject) => {
+      this.#breakCall = () => {
+        reject(new ConnectError("no connection", Code.Unavailable));
+      };
+    });
+    if (!this.#up) {
+      this.#breakCall();
+    }
+    const incoming = requests[Symbol.asyncIterator]();
+    for (;;) {
+      const next = await Promise.race([broken, incoming.next()]);
+      if (next.done === true) {
+        return;
+      }
+      yield this.#answer(next.value);
+    }
+  }
+
+  #answer({ commands }: StreamRequest): StreamResponse {
+    const events = commands.map(({ handle, command }) => {
+      const name = command.case ?? "";
+      this.heard.push(name);
+      const told = name === "open" ? (this.refusal ?? ANSWERS.open) : ANSWERS[name];
+      const delivery = name === "close" ? 1n : 0n;
+      return { handle, delivery, event: told ?? { case: undefined } };
+    });
+    return create(StreamResponseSchema, { events });
+  }
+}
+
+/** Two servers, and how a stream is opened on one of them. */
+function twoServers() {
+  const [a, b] = [new FakeServer(), new FakeServer()];
+  const policy = retryPolicy({ maxAttempts: 2, initialBackoffMs: 1, maxBackoffMs: 5 });
+  const connections = new StreamConnections(
+    new Choice(["a", "b"]),
+    (address) => {
+      const server = address === "a" ? a : b;
+      return { makeCall: (requests) => server.makeCall(requests), close: () => server.close() };
+    },
+    policy,
+  );
+  return {
+    a,
+    b,
+    connections,
+    open: () => SensorStream.open(connections, new Plan("m", FRAMING)),
+    /** The one that has been asked to open a session, and the other. */
+    homeFirst: (): [FakeServer, FakeServer] => (a.heard.includes("open") ? [a, b] : [b, a]),
+  };
+}
+
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) {
+    await sleep(1);
+  }
+}
+
+const SOON = { timeout: 10_000 };
+
+test("streams find the server that is there", SOON, async () => {
+  for (let round = 0; round < 10; round++) {
+    const { a, b, connections, open } = twoServers();
+    a.stop();
+    await Promise.all([open(), open(), open()]);
+    assert.deepEqual(b.heard, ["open", "open", "open"]);
+    await connections.close();
+  }
+});
+
+test("new streams leave a server that is gone, and it is let go of", SOON, async () => {
+  const { connections, open, homeFirst } = twoServers();
+  const first = await open();
+  const [home, other] = homeFirst();
+  first.leave();
+  await until(() => home.heard.includes("close"));
+  home.stop();
+  await open();
+  assert.deepEqual(other.heard, ["open"]);
+  await until(() => home.closed === 1);
+  await connections.close();
+  assert.deepEqual([home.closed, other.closed], [1, 1]);
+});
+
+test("a stream that was opened resumes where its state is", SOON, async () => {
+  const { connections, open, homeFirst } = twoServers();
+  const first = await open();
+  const [home, other] = homeFirst();
+  home.stop();
+  await open();
+  assert.equal(home.closed, 0);
+  home.start();
+  await until(() => first.resumes === 1);
+  assert.deepEqual([home.heard.at(-1), other.heard], ["resume", ["open"]]);
+  await open();
+  assert.deepEqual(other.heard, ["open", "open"]);
+  first.leave();
+  await until(() => home.closed === 1); // with its last session
+  await connections.close();
+});
+
+test("new streams leave a server that drains, and others stay on it", SOON, async () => {
+  const { connections, open, homeFirst } = twoServers();
+  const first = await open();
+  const [home, other] = homeFirst();
+  home.refusal = {
+    case: "error",
+    value: { code: Code.Unavailable, reason: "DRAINING", ended: true },
+  };
+  await open();
+  assert.deepEqual([home.heard, other.heard], [["open", "open"], ["open"]]);
+  await first.close();
+  assert.equal(first.resumes, 0);
+  await connections.close();
+});
+
+test("where there is one server, it is tried again and keeps its streams", SOON, async () => {
+  const server = new FakeServer();
+  const connections = new StreamConnections(
+    new Choice("a"),
+    () => ({ makeCall: (requests) => server.makeCall(requests), close: () => server.close() }),
+    retryPolicy({ maxAttempts: 1, initialBackoffMs: 1, maxBackoffMs: 5 }),
+  );
+  const open = () => SensorStream.open(connections, new Plan("m", FRAMING));
+  const first = await open();
+  server.stop();
+  await assert.rejects(open(), Unavailable);
+  server.start();
+  await until(() => first.resumes === 1);
+  await open();
+  assert.deepEqual([server.heard.at(-1), server.closed], ["open", 0]);
+  await connections.close();
+  assert.equal(server.closed, 1);
 });

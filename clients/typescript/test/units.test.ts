@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { ConnectError } from "@connectrpc/connect";
 
-import { openBalanced, REST_MS, Rotation } from "../src/balancing.js";
+import { openBalanced, REST_MS, Rotation, withServerName } from "../src/balancing.js";
 import { openChannel } from "../src/channel.js";
 import { fromCallError } from "../src/errors.js";
 import { RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
@@ -254,6 +254,15 @@ test("servers come and go", () => {
   rotation.replace(["c"]);
   rotation.replace(["b"]);
   assert.equal(rotation.next(1), "b"); // who has left is forgotten
+});
+
+test("certificates are expected to have the name that was looked up", () => {
+  const nameIn = (serverName: string | undefined, address: string | string[]) =>
+    withServerName({ tls: serverName === undefined ? {} : { serverName } }, address).tls
+      ?.serverName;
+  assert.equal(nameIn(undefined, "dns:///pods.example:1"), "pods.example");
+  assert.equal(nameIn("given", "dns:///pods.example:1"), "given");
+  assert.equal(nameIn(undefined, ["a:1", "b:1"]), undefined);
 });
 
 test("addresses of several servers are checked", () => {

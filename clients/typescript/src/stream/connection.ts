@@ -35,18 +35,24 @@ class Bell {
 }
 
 export class StreamConnection {
-  readonly policy: RetryPolicy;
+  /** Whether the server, or its model, was not there to open a session. */
+  refused = false;
   readonly #makeCall: MakeCall;
   readonly #link: StreamLink;
   readonly #over = new AbortController();
   #work = new Bell();
   #running: Promise<void> | undefined;
   #closed = false;
+  #retired = false;
 
   constructor(makeCall: MakeCall, policy: RetryPolicy) {
-    this.policy = policy;
     this.#makeCall = makeCall;
     this.#link = new StreamLink(policy);
+  }
+
+  /** Whether new sessions had better go to another server. */
+  get isMissing(): boolean {
+    return this.refused || this.#link.failures > 0;
   }
 
   /** Opens `session` with the next message. */
@@ -64,6 +70,13 @@ export class StreamConnection {
   touch(session: Session): void {
     this.#link.touch(session);
     this.#work.ring();
+  }
+
+  /** Gets no more sessions: waits until those it has are over, and ends the call with them. */
+  async retire(): Promise<void> {
+    this.#retired = true;
+    this.#work.ring();
+    await this.#running;
   }
 
   /** Ends every session; the server is told, if it listens. */
@@ -121,7 +134,7 @@ export class StreamConnection {
       const request = this.#link.request();
       if (request !== undefined) {
         yield request;
-      } else if (this.#closed) {
+      } else if (this.#closed || (this.#retired && this.#link.size === 0)) {
         return;
       } else {
         await work.wait();

@@ -27,12 +27,13 @@ const FINAL = new Set([
 export class StreamLink {
   /** Whether there is a call. */
   connected = false;
+  /** Calls that ended since a server last answered. */
+  failures = 0;
   readonly #policy: RetryPolicy;
   readonly #sessions = new Map<number, Session>();
   readonly #handles = new Map<Session, number>();
   readonly #touched = new Set<Session>();
   #lastHandle = 0;
-  #failures = 0;
 
   constructor(policy: RetryPolicy) {
     this.#policy = policy;
@@ -90,7 +91,7 @@ export class StreamLink {
 
   /** Hands every event to its session. Returns those that had some. */
   receive(response: StreamResponse): Set<Session> {
-    this.#failures = 0;
+    this.failures = 0;
     const changed = new Set<Session>();
     for (const event of response.events) {
       const session = this.#sessions.get(event.handle);
@@ -113,7 +114,7 @@ export class StreamLink {
   lose(error: HeadraceError, nowMs: number): { ended: Session[]; waitMs: number } {
     this.connected = false;
     this.#touched.clear();
-    this.#failures += 1;
+    this.failures += 1;
     const ended: Session[] = [];
     for (const session of [...this.#handles.keys()]) {
       session.detach(error, nowMs, FINAL.has(error.code));
@@ -122,7 +123,7 @@ export class StreamLink {
         ended.push(session);
       }
     }
-    return { ended, waitMs: backoffMs(this.#policy, this.#failures, Math.random()) };
+    return { ended, waitMs: backoffMs(this.#policy, this.failures, Math.random()) };
   }
 
   /** Gives every session up, and returns them; what closes them on the server is still to be sent. */

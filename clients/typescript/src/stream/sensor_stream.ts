@@ -1,10 +1,11 @@
 /** A sensor stream as its user holds it: what `Session` decides, with the waiting. */
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { HeadraceError } from "../errors.js";
+import { HeadraceError, Unavailable } from "../errors.js";
 import type { Open } from "../gen/headrace/stream/v1/stream_pb.js";
 import { nextWaitMs } from "../retry.js";
 import type { StreamConnection } from "./connection.js";
+import type { StreamConnections } from "./connections.js";
 import { opening, signalsOf, type StreamOptions } from "./options.js";
 import type { Flushed, StreamEvent, StreamSummary } from "./results.js";
 import { type Chunk, type SampleArray, Sampler, type Samples } from "./samples.js";
@@ -49,25 +50,34 @@ export class SensorStream implements AsyncIterable<StreamEvent>, AsyncDisposable
   }
 
   /** Opened on the server; attempts are made as the client's retry policy says. */
-  static async open(connection: StreamConnection, plan: Plan): Promise<SensorStream> {
+  static async open(connections: StreamConnections, plan: Plan): Promise<SensorStream> {
     for (let attempt = 1; ; attempt++) {
-      const stream = new SensorStream(connection, plan);
-      connection.add(stream.#session);
       let wait;
       try {
-        await stream.#until(() => stream.#session.isOpen());
-        return stream;
+        return await SensorStream.#openOn(await connections.get(), plan);
       } catch (error) {
         if (!(error instanceof HeadraceError)) {
           throw error;
         }
         const failure = { error, attempt, remainingMs: Infinity, random: Math.random() };
-        wait = nextWaitMs(connection.policy, failure);
+        wait = nextWaitMs(connections.policy, failure);
         if (wait === undefined) {
           throw error;
         }
       }
       await sleep(wait);
+    }
+  }
+
+  static async #openOn(connection: StreamConnection, plan: Plan): Promise<SensorStream> {
+    const stream = new SensorStream(connection, plan);
+    connection.add(stream.#session);
+    try {
+      await stream.#until(() => stream.#session.isOpen());
+      return stream;
+    } catch (error) {
+      connection.refused ||= error instanceof Unavailable;
+      throw error;
     }
   }
 
