@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
+import shutil
 import string
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+ROOT = pathlib.Path(__file__).parents[2]
+_PATHS = re.compile(r"(?<![\w/.])/(src|opt|cache|models)\b")
 
 
 @dataclass(frozen=True)
@@ -63,3 +70,73 @@ def parse(file: pathlib.Path) -> list[Stage]:
         else:
             assert word == "ARG", f"{line!r} before the first FROM"
     return stages
+
+
+class Image:
+    """What a build stage leaves in a folder that stands for the root."""
+
+    def __init__(self, folder: pathlib.Path, stages: list[Stage]) -> None:
+        self.folder = folder
+        self.build, self.last = stages
+        self.environment = {
+            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+        }
+        # The RUN lines that were carried out as they stand, and what all printed.
+        self.ran: list[str] = []
+        self.output = ""
+
+    def inside(self, text: str) -> str:
+        """`text` with the image's paths below the folder."""
+        return _PATHS.sub(rf"{self.folder}/\1", text)
+
+    def carry_out(self, adapt: Callable[[str], str] = str) -> None:
+        """Every instruction of the build stage. `adapt` may put another command in the place of
+        what a RUN says, or an empty one."""
+        variables: dict[str, str] = {}
+        directory = self.folder
+        for instruction in self.build.instructions:
+            if instruction.word == "ARG":
+                variables |= instruction.assignments(variables)
+            elif instruction.word == "WORKDIR":
+                directory = pathlib.Path(self.inside(instruction.text))
+                directory.mkdir(parents=True)
+            elif instruction.word == "COPY":
+                assert instruction.text == ". ."
+                copy_context(directory)
+            else:
+                assert instruction.word == "RUN", instruction
+                command = adapt(instruction.text)
+                self._run(expand(command, variables), directory)
+                if command == instruction.text:
+                    self.ran.append(command)
+
+    def _run(self, command: str, directory: pathlib.Path) -> None:
+        done = subprocess.run(
+            ["/bin/sh", "-c", self.inside(command)],
+            cwd=directory,
+            env=self.environment | {k: v for k, v in os.environ.items() if k.startswith("PIP_")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"RUN {command}\n{done.stdout}{done.stderr}"
+        self.output += done.stdout
+
+    def start_environment(self) -> dict[str, str]:
+        """What ENV of the last stage says, with free ports."""
+        found = self.last.only("ENV").assignments({"PATH": os.environ["PATH"]})
+        ports = {"HEADRACE_GRPC_PORT": "0", "HEADRACE_HTTP_PORT": "0"}
+        return {name: self.inside(value) for name, value in found.items()} | ports
+
+
+def copy_context(target: pathlib.Path) -> None:
+    """`COPY . .` of what .dockerignore lets through: what it names after `!`, but bytecode."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in (line[1:] for line in lines if line.startswith("!")):
+        source = ROOT / name
+        if source.is_dir():
+            skipped = shutil.ignore_patterns("__pycache__", "*.md")
+            shutil.copytree(source, target / name, ignore=skipped)
+        else:
+            shutil.copy(source, target / name)
