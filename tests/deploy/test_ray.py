@@ -1,22 +1,19 @@
 """Ray, on a cluster of two nodes that are both this machine: Ray Serve by the configuration that is
-given, and `headrace batch --engine ray`, killed and resumed."""
+given, its replicas fixed or as many as the load wants; and `headrace batch --engine ray`, killed
+and resumed."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import pathlib
 import random
-import select
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,7 +30,8 @@ from headrace.client import (
     RetryPolicy,
     Unimplemented,
 )
-from support import models, server
+from support import models, ray_cluster, server
+from support.ray_cluster import PATIENCE
 
 pytestmark = [
     pytest.mark.skipif(
@@ -46,48 +44,14 @@ pytestmark = [
 HERE = pathlib.Path(__file__).parent
 RAY = HERE.parents[1] / "deploy" / "ray"
 NODES, CPUS = 2, 2
-PATIENCE = 120.0
 ONCE = RetryPolicy(max_attempts=1)
 CALLS = 41
 
 
-def environment() -> dict[str, str]:
-    """Nothing is asked of anybody, and nothing said to anybody."""
-    more = {
-        "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Else a token is made in the user's home.
-        "RAY_AUTH_MODE": "disabled",
-        # A machine that others fill is no reason to kill a worker.
-        "RAY_memory_monitor_refresh_ms": "0",
-    }
-    return server.clean_environment(more)
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of the first node. Its sockets need a short name: not in pytest's folder."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        with pathlib.Path(folder, "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, HERE / "ray_cluster.py", str(NODES), str(CPUS)],
-                env=environment() | {"RAY_TMPDIR": folder},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with process.stdin, process.stdout:
-            readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
-            address = process.stdout.readline().strip() if readable else ""
-            try:
-                assert address, pathlib.Path(folder, "log").read_text()
-                yield address
-            finally:
-                process.stdin.close()
-                process.wait(PATIENCE)
+    with ray_cluster.running(NODES, CPUS) as address:
+        yield address
 
 
 def eventually(
@@ -105,8 +69,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def configured(repository: pathlib.Path, port: int) -> dict[str, Any]:
-    """What is given, with this machine's ports and paths, and a replica on each node."""
+def configured(repository: pathlib.Path, port: int, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, with this machine's ports and paths, and what `scaling` says of replicas."""
     found: dict[str, Any] = yaml.safe_load((RAY / "serve.yaml").read_text())
     found["grpc_options"]["port"] = port
     # Both nodes are one machine: their proxies would want the same port.
@@ -116,23 +80,23 @@ def configured(repository: pathlib.Path, port: int) -> dict[str, Any]:
     (deployment,) = application["deployments"]
     deployment["ray_actor_options"] = {"num_cpus": 1}
     deployment["max_ongoing_requests"] = 4
-    deployment["autoscaling_config"] |= {"min_replicas": NODES, "max_replicas": NODES}
+    deployment["autoscaling_config"] |= scaling
     return found
 
 
 @contextlib.contextmanager
-def serving(folder: pathlib.Path, cluster: str) -> Iterator[str]:
+def serving(folder: pathlib.Path, cluster: str, scaling: Mapping[str, Any]) -> Iterator[str]:
     """`serve run` inside the block; gives the address of gRPC."""
     repository = folder / "models"
     models.write(repository, "double", models.scaled(2))
     models.write(repository, "lab", models.lab())
     port = free_port()
     file, log = folder / "serve.yaml", folder / "log"
-    file.write_text(yaml.safe_dump(configured(repository, port)))
+    file.write_text(yaml.safe_dump(configured(repository, port, scaling)))
     with log.open("w") as output:
         process = subprocess.Popen(
             ["serve", "run", f"--address={cluster}", file],
-            env=environment(),
+            env=ray_cluster.environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -155,25 +119,59 @@ def serving(folder: pathlib.Path, cluster: str) -> Iterator[str]:
         process.wait(PATIENCE)
 
 
+def right(client: Client, number: int, steps: int = 0) -> bool:
+    """Whether a call that takes so many steps is answered as it should be."""
+    inputs: dict[str, Any] = {
+        "x": np.array([[number]], np.float32),
+        "steps": np.array([steps], np.int64),
+        "index": np.zeros(1, np.int64),
+    }
+    return bool(client.infer("lab", inputs, deadline=PATIENCE)["y"].item() == 2 * number + 1)
+
+
+def spread(client: Client, steps: int) -> None:
+    """Calls in waves, each of them `steps` long, until every node has answered some: a proxy turns
+    to others when its own is busy. The answers are right, and each is counted by one replica."""
+
+    def count(_: int) -> int:
+        return client.model_statistics("lab")[0].inference_count
+
+    total, counts = 0, {0}
+    end = time.monotonic() + PATIENCE
+    with ThreadPoolExecutor(CALLS) as pool:
+        while len(counts) < NODES or 0 in counts:
+            assert time.monotonic() < end, f"of {total} calls, by replica: {counts}"
+            assert all(pool.map(lambda number: right(client, number, steps), range(CALLS)))
+            total += CALLS
+            counts = set(pool.map(count, range(CALLS)))
+    assert sum(counts) == total
+
+
+@contextlib.contextmanager
+def called(client: Client) -> Iterator[None]:
+    """Inside the block, call after call, each answered as it should be."""
+    stop = threading.Event()
+
+    def one_by_one() -> int:
+        number = 0
+        while not stop.is_set():
+            assert right(client, number)
+            number += 1
+        return number
+
+    with ThreadPoolExecutor(1) as pool:
+        calls = pool.submit(one_by_one)
+        try:
+            yield
+        finally:
+            stop.set()
+        assert calls.result(PATIENCE) > 0
+
+
 def test_serve(tmp_path: pathlib.Path, cluster: str) -> None:
-    with serving(tmp_path, cluster) as address, Client(address, retry=ONCE) as client:
-
-        def one(number: int) -> float:
-            inputs = {"x": np.array([[number]], np.float32)}
-            return float(client.infer("double", inputs, deadline=PATIENCE)["y"].item())
-
-        def count(_: int) -> int:
-            return client.model_statistics("double")[0].inference_count
-
-        total, counts = 0, set[int]()
-        end = time.monotonic() + PATIENCE
-        with ThreadPoolExecutor(CALLS) as pool:
-            while len(counts) < NODES:  # a proxy turns to other nodes when its own is busy
-                assert time.monotonic() < end, f"of {total} calls, by replica: {counts}"
-                assert list(pool.map(one, range(CALLS))) == [2.0 * n for n in range(CALLS)]
-                total += CALLS
-                counts = set(pool.map(count, range(CALLS)))
-        assert sum(counts) == total
+    one_each = {"min_replicas": NODES, "max_replicas": NODES}
+    with serving(tmp_path, cluster, one_each) as address, Client(address, retry=ONCE) as client:
+        spread(client, steps=0)
 
         assert client.server_metadata().name == "headrace"
         assert [t.name for t in client.model_metadata("double").inputs] == ["x"]
@@ -191,7 +189,32 @@ def test_serve(tmp_path: pathlib.Path, cluster: str) -> None:
         }
         with pytest.raises(DeadlineExceeded):
             client.infer("lab", endless, deadline=0.5)
-        assert one(4) == 8
+        again = client.infer("double", {"x": np.array([[4]], np.float32)}, deadline=PATIENCE)
+        assert again["y"].item() == 8
+
+
+def test_replicas_come_with_load_and_go_without(tmp_path: pathlib.Path, cluster: str) -> None:
+    """From one to two and back; what is called meanwhile is answered, and rightly. The delays are
+    short ones: those that are given are for machines that take their time to start."""
+    scaling = {
+        "min_replicas": 1,
+        "max_replicas": NODES,
+        "target_ongoing_requests": 2,
+        "look_back_period_s": 1,
+        "metrics_interval_s": 0.5,
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 4,
+    }
+    with (
+        serving(tmp_path, cluster, scaling) as address,
+        Client(address, retry=ONCE) as client,
+        ray_cluster.replicas(cluster, tmp_path / "replicas") as wait,
+    ):
+        wait(1)
+        spread(client, steps=2000)
+        wait(NODES)
+        with called(client):
+            wait(1)
 
 
 def batch(cluster: str | None, *arguments: str | pathlib.Path) -> subprocess.Popen[str]:
@@ -199,7 +222,7 @@ def batch(cluster: str | None, *arguments: str | pathlib.Path) -> subprocess.Pop
     engine = [] if cluster is None else ["--engine=ray", f"--ray-address={cluster}"]
     return subprocess.Popen(
         [server.executable(), "batch", *arguments, *engine],
-        env=environment(),
+        env=ray_cluster.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -242,15 +265,3 @@ def test_batch(tmp_path: pathlib.Path, cluster: str) -> None:
             for name in expected.files:
                 assert np.array_equal(expected[name], found[name]), (path.name, name)
     assert (ours / "skipped.jsonl").read_text() == (alone / "skipped.jsonl").read_text()
-
-
-def test_what_kubernetes_is_told_is_the_same() -> None:
-    service, address = yaml.safe_load_all((RAY / "rayservice.yaml").read_text())
-    told = yaml.safe_load(service["spec"]["serveConfigV2"])
-    assert told == yaml.safe_load((RAY / "serve.yaml").read_text())
-    (port,) = address["spec"]["ports"]
-    assert port["port"] == port["targetPort"] == told["grpc_options"]["port"]
-    cluster = service["spec"]["rayClusterConfig"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        labels = group["template"]["metadata"]["labels"] | {"ray.io/serve": "true"}
-        assert address["spec"]["selector"] == labels
