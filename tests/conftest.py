@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,37 @@ settings.load_profile("headrace")
 # one that a thread of a library's own has to end first.
 _TURNS = 100
 _PATIENCE = 5.0
+# Where everything is there, as in CI: `SKIP_NOTHING=1 python -m pytest`.
+SKIP_NOTHING = os.environ.get("SKIP_NOTHING", "") not in ("", "0")
+
+
+def _unskipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Makes a failure of a skip: what the test lacks should have been there."""
+    if SKIP_NOTHING and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{reason}\nSKIP_NOTHING is set, as .ci/run does: what tests need is installed by pip "
+            "and npm (make check) and by tests/tools.sh."
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("gpu") is None:  # a device is nothing to install
+        _unskipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Of a file that is skipped as a whole."""
+    report = yield
+    _unskipped(report)
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,8 @@ from support.waiting import until
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 CONFIGURATION = DEPLOY / "haproxy" / "haproxy.cfg"
+# Debian has it where the path of a user who is not root does not lead.
+HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 ENVOY = shutil.which(
     "envoy", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
 )
@@ -135,6 +137,7 @@ class Balancer:
 @contextlib.contextmanager
 def balancing(tmp_path: pathlib.Path, servers: list[RunningServer]) -> Iterator[Balancer]:
     """HAProxy by the configuration that is given, before two servers."""
+    assert HAPROXY is not None
     admin = tmp_path / "admin.sock"
     environment = {"HEADRACE_ADMIN": str(admin)}
     for slot, running in zip(SLOTS, servers, strict=True):
@@ -146,7 +149,7 @@ def balancing(tmp_path: pathlib.Path, servers: list[RunningServer]) -> Iterator[
         environment["HEADRACE_BIND"] = f"fd@{listener.fileno()}"
         port = listener.getsockname()[1]
         process = subprocess.Popen(
-            ["haproxy", "-db", "-f", CONFIGURATION],
+            [HAPROXY, "-db", "-f", CONFIGURATION],
             env=os.environ | environment,
             pass_fds=[listener.fileno()],
             stdout=output,
@@ -183,7 +186,7 @@ async def replace(balancer: Balancer, slot: str, old: RunningServer, new: Runnin
     await has_answered(new)
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
+@pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 async def test_behind_a_balancer(tmp_path: pathlib.Path, repository: pathlib.Path) -> None:
     """Callers keep their connections all along; each call is tried once."""
     once = RetryPolicy(max_attempts=1)
