@@ -18,7 +18,9 @@ settings.load_profile("headrace")
 # one that a thread of a library's own has to end first.
 _TURNS = 100
 _PATIENCE = 5.0
-# Where everything is there, as in CI: `SKIP_NOTHING=1 python -m pytest`.
+# A device and a right are nothing that could be installed.
+NOT_INSTALLED = ("gpu", "privileged")
+# Where everything else is there, as in CI: `SKIP_NOTHING=1 python -m pytest`.
 SKIP_NOTHING = os.environ.get("SKIP_NOTHING", "") not in ("", "0")
 
 
@@ -38,7 +40,7 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if item.get_closest_marker("gpu") is None:  # a device is nothing to install
+    if not any(map(item.get_closest_marker, NOT_INSTALLED)):
         _unskipped(report)
     return report
 

@@ -170,6 +170,7 @@ def test_the_image_for_processors(image: Image) -> None:
     assert not any(path.name in ("pip", "cc", "gcc") for path in before)
 
 
+@pytest.mark.privileged
 @pytest.mark.parametrize(
     "stage", [*filter(system_lines, parse(CPU) + parse(GPU))], ids=lambda stage: stage.base
 )

@@ -50,4 +50,8 @@ def unavailable(*programs: str) -> str:
         if shutil.which(program, path=PATH) is None:
             return f"{program} is not installed"
     done = run("exit 0")
-    return f"this machine mounts no throwaway of itself: {done.stderr}" if done.returncode else ""
+    if done.returncode:
+        return f"this machine mounts no throwaway of itself: {done.stderr}"
+    if "apt-get" in programs and (done := run("apt-get update --error-on=any")).returncode:
+        return f"no packages can be had here: {done.stderr}"
+    return ""
