@@ -1,7 +1,4 @@
-"""The best that fixed rules can do: the best point of a grid, chosen with hindsight by workload.
-
-First a coarse grid, then each knob is moved a little from the best point found, one at a time.
-"""
+"""The best that fixed rules can do: the best point of a grid, chosen with hindsight by workload."""
 
 from __future__ import annotations
 
@@ -15,13 +12,30 @@ from simulation.workloads import Workload
 
 RuleOf = Callable[[Knobs], Rule]
 
-# Delays in multiples of t(1), timeouts in shares of the deadline.
-_DELAYS = (0.0, 0.5, 1.5)
-_TIMEOUTS = (math.inf, 0.8, 0.6, 0.4, 0.2)
-_QUICK_TIMEOUTS = (math.inf, 0.5)
 _SIZE_MOVES = (0.75, 1.25, 1.5)
 _DELAY_MOVES = (0.0, 0.25, 0.5, 1.0, 2.0)
 _TIMEOUT_MOVES = (-0.1, -0.05, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The knobs that are tried.
+
+    delays: in multiples of t(1). timeouts: in shares of the deadline. ratio: of a largest batch to
+    the next smaller one. finer: afterwards each knob is moved a little from the best point found,
+    one at a time.
+    """
+
+    delays: tuple[float, ...]
+    timeouts: tuple[float, ...]
+    ratio: int = 2
+    finer: bool = False
+
+
+FINE = Grid((0.0, 0.5, 1.5), (math.inf, 0.8, 0.6, 0.4, 0.2), finer=True)
+# What people try: powers of two, and no timeout, the deadline or half of it.
+BY_HAND = Grid((0.0, 0.5, 1.5), (math.inf, 1.0, 0.5))
+QUICK = Grid((0.0,), (math.inf, 0.5), ratio=4)
 
 # Loads are tried in steps of this share of capacity, and a load is sustained if this share is on
 # time.
@@ -42,18 +56,16 @@ def run(workload: Workload, rule: Rule) -> Outcome:
     return Simulation(workload, rule).run()
 
 
-def tune(
-    workload: Workload, rule: RuleOf, score: Callable[[Outcome], float], quick: bool = False
-) -> Tuned:
+def tune(workload: Workload, rule: RuleOf, score: Callable[[Outcome], float], grid: Grid) -> Tuned:
     """The knobs with the highest score."""
 
     def of(knobs: Knobs, beat: float) -> float:
         return score(run(workload, rule(knobs)))
 
-    return _climb(workload, of, -math.inf, quick)
+    return _climb(workload, of, -math.inf, grid)
 
 
-def tune_load(workload: Workload, rule: RuleOf, quick: bool = False) -> Tuned:
+def tune_load(workload: Workload, rule: RuleOf, grid: Grid) -> Tuned:
     """The knobs that sustain the highest load, as a share of capacity."""
 
     def of(knobs: Knobs, beat: float) -> float:
@@ -62,7 +74,7 @@ def tune_load(workload: Workload, rule: RuleOf, quick: bool = False) -> Tuned:
             return 0.0
         return sustained(workload, lambda: rule(knobs), above)
 
-    return _climb(workload, of, 0.0, quick)
+    return _climb(workload, of, 0.0, grid)
 
 
 def sustained(workload: Workload, rule: Callable[[], Rule], near: float) -> float:
@@ -96,14 +108,14 @@ def sustained(workload: Workload, rule: Callable[[], Rule], near: float) -> floa
 
 
 def _climb(
-    workload: Workload, score: Callable[[Knobs, float], float], least: float, quick: bool
+    workload: Workload, score: Callable[[Knobs, float], float], least: float, grid: Grid
 ) -> Tuned:
     best = Tuned(Knobs(workload.largest), least)
-    for knobs in _grid(workload, quick):
+    for knobs in _points(workload, grid):
         found = score(knobs, best.score)
         if found > best.score:
             best = Tuned(knobs, found)
-    if quick:
+    if not grid.finer:
         return best
     for moves in (_other_sizes, _other_timeouts, _other_delays):
         for knobs in moves(best.knobs, workload):
@@ -113,16 +125,14 @@ def _climb(
     return best
 
 
-def _grid(workload: Workload, quick: bool) -> Iterator[Knobs]:
-    timeouts: tuple[float, ...] = _QUICK_TIMEOUTS if quick else _TIMEOUTS
-    if math.isinf(workload.patience):
-        timeouts = (math.inf,)
+def _points(workload: Workload, grid: Grid) -> Iterator[Knobs]:
+    timeouts = (math.inf,) if math.isinf(workload.patience) else grid.timeouts
     size = workload.largest
     while size:
-        for delay in _DELAYS[:1] if quick or size == 1 else _DELAYS:
+        for delay in (0.0,) if size == 1 else grid.delays:
             for timeout in timeouts:
                 yield Knobs(size, delay * workload.alone, timeout * workload.patience)
-        size //= 4 if quick else 2
+        size //= grid.ratio
 
 
 def _other_sizes(knobs: Knobs, workload: Workload) -> Iterator[Knobs]:

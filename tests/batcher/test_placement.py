@@ -205,3 +205,21 @@ def test_every_request_is_served_whatever_the_helpers_do(patient: bool) -> None:
         for batch in batches(sched, now):
             running[batch.executor] = now + batch.expected
     assert served == 300
+
+
+def test_where_the_queue_never_empties_the_rate_decides() -> None:
+    """Three that come alone are answered sooner by all cores, one after the other; as part of a
+    stream that keeps the cores busy they leave less time to those behind them."""
+
+    def first(more: int) -> str:
+        kinds = {"n0": "cpu", "n1": "cpu", "w0": "cpux2"}
+        costs: dict[str, Cost] = {"cpu": lambda n: 0.0041 * n, "cpux2": lambda n: 0.0022 * n}
+        sched = scheduler(kinds, costs, {"n0": 0, "n1": 0, "w0": 1})
+        for n in range(more):
+            sched.state.demands.arrived(Request("k", None, 9.0 + n / more))
+        sched.state.demands.arrived(Request("k", None, 0.0))
+        submit(sched, 3, 10.0)
+        return batches(sched, 10.0)[0].executor
+
+    assert first(0) == "w0"
+    assert first(400) == "n0"

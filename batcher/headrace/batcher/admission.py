@@ -124,7 +124,9 @@ def _finish_in_overload(state: State, request: Request) -> float:
     if not passed_over:
         return math.inf
     ahead = max(0.0, queue.rows_before(request.rank) - passed_over)
-    return _spread(state, request, {request.key: ahead + request.rows}, now)
+    # It is answered with a batch of that size, though only those before it count as work.
+    spread = _spread(state, request, {request.key: ahead + request.rows}, now)
+    return max(spread, free + needed)
 
 
 def _spread(state: State, request: Request, rows: Mapping[Hashable, float], now: float) -> float:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from headrace.batcher.group import Group, group
+from headrace.batcher.lookahead import choose, pressed
 from headrace.batcher.placement import place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
@@ -59,7 +60,7 @@ class Learned:
         wanted, reason = _wanted(state, seen, now)
         if chosen.most < wanted:
             wanted, reason = chosen.most, Reason.SHARED
-        skip, rows = _in_time(seen, wanted, now)
+        skip, rows = _in_time(state, seen, wanted, now)
         if skip:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
@@ -87,6 +88,11 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
             yield request
 
 
+def _load(seen: Group) -> float:
+    """The share of the executors' time that is asked for."""
+    return min(_HIGHEST_LOAD, seen.asked / len(seen.peers))
+
+
 def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
     """The size to want when no deadline presses, and what keeps it from being larger."""
     queue, plan, peers = seen.queue, seen.plan, seen.peers
@@ -95,8 +101,7 @@ def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
     # On a pressed device a second batch would only take time from what both wait for.
     idle = 1 if pressed else sum(state.running[e] is None for e in peers)
     limit = min(queue.rows, plan.largest)
-    load = min(_HIGHEST_LOAD, seen.asked / executors)
-    size = plan.best(queue.rows / (1 - load) / idle, limit)
+    size = plan.best(queue.rows / (1 - _load(seen)) / idle, limit)
     sustaining = min(limit, plan.sustaining(seen.rate / executors))
     if len(state.queues) == 1:
         size = max(size, sustaining)
@@ -121,8 +126,22 @@ def _equal_share(state: State, seen: Group, now: float) -> float:
     return share
 
 
-def _in_time(seen: Group, wanted: int, now: float) -> tuple[list[Request], int]:
+def _in_time(state: State, seen: Group, wanted: int, now: float) -> tuple[list[Request], int]:
     """Requests to let go of, or none and the size that keeps the deadlines of those it takes.
+
+    Where other keys wait, only the batch at hand is looked at.
+    """
+    if len(state.queues) == 1 and pressed(state, seen, wanted, now):
+        size = choose(state, seen, wanted, _load(seen), now)
+        if size is not None:
+            if not size.skipped:
+                return [], size.rows
+            return _passed_over(seen, size.rows, now)[0], size.rows
+    return _for_its_own(seen, wanted, now)
+
+
+def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], int]:
+    """As `_in_time`, with no regard for those who are not in the batch.
 
     Callers' turns can put a tight deadline behind a loose one, so it is not only the head's.
     """
@@ -134,15 +153,21 @@ def _in_time(seen: Group, wanted: int, now: float) -> tuple[list[Request], int]:
     needed = min(wanted, plan.needed(seen.rate, seen.patience, len(seen.peers)))
     if smaller >= needed or smaller >= queue.rows:
         return [], smaller
-    late = now + plan.seconds[needed] * guard
+    doomed, served = _passed_over(seen, needed, now)
+    # If all are tight, serve the head rather than nobody.
+    return (doomed, needed) if served else ([], smaller)
+
+
+def _passed_over(seen: Group, rows: int, now: float) -> tuple[list[Request], int]:
+    """The first requests that a batch of `rows` is too slow for, and the rows that it serves."""
+    late = now + seen.plan.seconds[rows] * seen.table.guard
     doomed: list[Request] = []
     served = 0
-    for request in queue:
+    for request in seen.queue:
         if request.deadline < late:
             doomed.append(request)
         else:
             served += request.rows
-            if served >= needed:
+            if served >= rows:
                 break
-    # If all are tight, serve the head rather than nobody.
-    return (doomed, needed) if served else ([], smaller)
+    return doomed, served

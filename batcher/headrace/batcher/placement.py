@@ -30,6 +30,8 @@ _CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
 _TRIAL_EVERY, _TRIALS = 128, 3
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
+# Of a queue that hardly ever empties only the rate counts, which so many rows tell.
+_HIGHEST_LOAD, _LONG = 0.98, 64.0
 
 
 class Place(NamedTuple):
@@ -41,7 +43,7 @@ class Place(NamedTuple):
 
 def place(state: State, key: Hashable, queue: Queue, now: float) -> Place | None:
     """Where the head of `queue` should run now; None when it had better wait for a faster one."""
-    other = _other_team(state, key, queue)
+    other = _other_team(state, key, queue, now)
     if other is not None:
         return other
     idle = state.idle
@@ -55,7 +57,7 @@ def place(state: State, key: Hashable, queue: Queue, now: float) -> Place | None
     return None
 
 
-def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
+def _other_team(state: State, key: Hashable, queue: Queue, now: float) -> Place | None:
     """An executor of another team, if that team is to take over now."""
     others = state.alternatives
     if not others:
@@ -65,6 +67,10 @@ def _other_team(state: State, key: Hashable, queue: Queue) -> Place | None:
     alone = queue.rows == 1 and state.crowd < _ALONE
     margin = _NOT_CLEARLY_WORSE if alone else _CLEARLY
     expected = max(float(queue.rows), 1 + state.crowd)
+    if not alone and ours.plan is not None:
+        # As in `learned.py`: so many will have been here before the queue is empty.
+        rate = state.demands.of(key).rate(now) / (len(state.executors) * ours.plan.peak_rate)
+        expected = min(expected / (1 - min(rate, _HIGHEST_LOAD)), max(_LONG, expected))
     for executor in others:
         theirs = state.table(executor, key, row_bytes)
         if ours.plan is None or theirs.plan is None:

@@ -104,11 +104,16 @@ class SizePlan:
         return bisect_left(self._rates, self._rates[rows - 1]) + 1
 
     def needed(self, rate: float, patience: float, executors: int) -> int:
-        """The smallest size that keeps up with `rate` rows a second, as far as deadlines allow it.
+        """The smallest size that keeps up with `rate` rows a second, as far as deadlines allow."""
+        allowed = self.allowed(rate, patience, executors)
+        return min(allowed, self.sustaining(_MARGIN * rate / executors))
 
-        They bound it in a steady state: a request waits for the batch before its own, so with K
-        executors t(n) (1 + 1/K) must fit in its `patience`, in seconds; in overload, where there
-        are always fresh requests to take, t(n) + n / rate.
+    def allowed(self, rate: float, patience: float, executors: int) -> int:
+        """The largest size with which requests are in time that can wait `patience` seconds.
+
+        In a steady state a request waits for the batch before its own, so with K executors
+        t(n) (1 + 1/K) must fit in its patience; in overload, where there are always fresh requests
+        to take, t(n) + n / rate.
         """
         seconds = self.seconds
         allowed = max(1, self.within(patience / (1 + 1 / executors), self.largest))
@@ -117,7 +122,7 @@ class SizePlan:
                 seconds[allowed + 1] + (allowed + 1) / rate <= patience
             ):
                 allowed += 1
-        return min(allowed, self.sustaining(_MARGIN * rate / executors))
+        return allowed
 
     def overloaded(self, rate: float, patience: float, executors: int) -> bool:
         """Whether no steady state serves `rate` rows a second within `patience` seconds."""
