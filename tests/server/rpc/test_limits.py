@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from headrace.batcher.errors import Overloaded
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput
-from headrace.server.rpc.limits import InFlight, Limits, check_head, check_shape
+from headrace.server.rpc.limits import Charge, InFlight, Limits, check_head, check_shape
 
 LIMITS = Limits(
     elements=100,
@@ -77,25 +78,42 @@ def test_shapes_within_the_limits_are_those_that_fit(shape: list[int]) -> None:
 def test_calls_of_one_caller() -> None:
     in_flight = InFlight(LIMITS)
     in_flight.take("a", 1)
-    in_flight.take("a", 1)
-    with pytest.raises(Overloaded, match="'a' has 2 in flight, the limit is 2"):
+    one = in_flight.take("a", 1)
+    with pytest.raises(Overloaded, match="too many calls: 'a' has 2 in flight"):
         in_flight.take("a", 1)
     in_flight.take("b", 1)
-    in_flight.release("a", 1)
+    one.release()
     in_flight.take("a", 1)
 
 
-def test_bytes_of_all_callers() -> None:
+def test_bytes_of_all() -> None:
     in_flight = InFlight(LIMITS)
-    in_flight.take("a", 6)
+    first = in_flight.take("a", 6)
     with pytest.raises(Overloaded, match="6 bytes are in flight and this request takes 5"):
         in_flight.take("b", 5)
-    in_flight.take("b", 4)
-    in_flight.release("a", 6)
-    in_flight.release("b", 4)
+    second = in_flight.take("b", 4)
+    first.release()
+    second.release()
     in_flight.take("c", 1000)  # alone, whatever it takes: messages have a limit of their own
     with pytest.raises(Overloaded):
         in_flight.take("a", 1)
+
+
+def test_answers_may_take_as_much_again() -> None:
+    in_flight = InFlight(LIMITS)
+    first, second = in_flight.take("a", 5), in_flight.take("b", 5)
+    first.answer(10)
+    with pytest.raises(MemoryError, match=r"20 bytes are in flight.* this one takes 1, "):
+        second.answer(1)
+    with pytest.raises(Overloaded):  # as long as nobody reads it, nothing new is taken on
+        in_flight.take("c", 1)
+    first.release()
+    first.release()
+    assert in_flight.nbytes == 5
+    second.answer(1000)  # alone, whatever it takes
+    second.release()
+    second.answer(1)  # let go already: nobody is waiting for it
+    assert in_flight.nbytes == 0
 
 
 def test_streams_of_one_caller() -> None:
@@ -111,25 +129,35 @@ def test_streams_of_one_caller() -> None:
         pass
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12)), max_size=30), st.data())
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 12), st.integers(0, 30)), max_size=30
+    ),
+    st.data(),
+)
 def test_what_is_held_is_what_was_taken_and_not_released(
-    wanted: list[tuple[str, int]], data: Any
+    wanted: list[tuple[str, int, int]], data: Any
 ) -> None:
-    in_flight, held = InFlight(LIMITS), []
-    for caller, nbytes in wanted:
-        try:
-            in_flight.take(caller, nbytes)
-        except Overloaded:
-            pass
-        else:
-            held.append((caller, nbytes))
+    """And never more than twice the limit, but for a request or an answer that is alone."""
+    in_flight, held = InFlight(LIMITS), list[tuple[str, Charge]]()
+    alone = 0
+    for caller, nbytes, answer in wanted:
+        before = in_flight.nbytes
+        with contextlib.suppress(Overloaded):
+            held.append((caller, in_flight.take(caller, nbytes)))
+            alone = max(alone, 0 if before else nbytes)
         if held and data.draw(st.booleans()):
-            in_flight.release(*held.pop())
-        total = sum(nbytes for _, nbytes in held)
-        assert in_flight.nbytes == total
-        assert total <= LIMITS.bytes_in_flight or sum(n > 0 for _, n in held) == 1
+            one = data.draw(st.sampled_from(held))[1]
+            others = in_flight.nbytes - one.nbytes
+            with contextlib.suppress(MemoryError):
+                one.answer(answer)
+                alone = max(alone, 0 if others else one.nbytes)
+        if held and data.draw(st.booleans()):
+            held.pop()[1].release()
+        assert in_flight.nbytes == sum(one.nbytes for _, one in held)
+        assert in_flight.nbytes <= max(2 * LIMITS.bytes_in_flight, alone)
         assert all(sum(c == who for c, _ in held) <= 2 for who in "abc")
-    for one in held:
-        in_flight.release(*one)
+    for _, one in held:
+        one.release()
     assert in_flight.nbytes == 0
     assert not in_flight._calls

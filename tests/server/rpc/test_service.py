@@ -66,7 +66,8 @@ def request(value: float, id_: str = "", version: str = "", datatype: str = "FP3
 
 
 async def answer(service: InferenceService, data: bytes) -> pb.ModelInferResponse:
-    response = await service.answer(data, time.monotonic(), None, "test")
+    response, charge = await service.answer(data, time.monotonic(), None, "test")
+    charge.release()
     return pb.ModelInferResponse.FromString(response)
 
 
@@ -113,6 +114,7 @@ async def test_a_request_leaves_nothing_for_the_collector(service: InferenceServ
         await asyncio.wait([b.future for b in begun])
         for one in begun:
             service.finish(one)
+            service.sent(one)
         del begun, one
     assert gc.collect() < _FEW
 

@@ -235,6 +235,7 @@ class _FrontEnd:
             self._fail(number, error)
             return
         self._answers.append((number, *answer))
+        self._inference.sent(begun)
         self.link.send_soon()
 
     def _joined(self, parts: Sequence[Any]) -> tuple[Any, ...]:

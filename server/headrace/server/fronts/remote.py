@@ -188,6 +188,9 @@ class RemoteInference:
     def finish(self, asked: Asked) -> bytes:
         return asked.future.result()
 
+    def sent(self, asked: Asked) -> None:
+        """What a request holds is counted where the models are."""
+
     def left(self, asked: Asked) -> None:
         asked.future.cancel()
         if self.remote is not None:

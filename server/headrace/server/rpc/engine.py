@@ -57,7 +57,8 @@ async def stop(engine: Engine, seconds: float) -> None:
 
 class Unary(Protocol):
     """Who answers ModelInfer: in this process, or in another one. What `begin_call` gives has a
-    `future`, and goes back to `finish` once that has ended, or to `left`."""
+    `future`, and goes back to `finish` once that has ended, and to `sent` when the answer has been
+    handed over; or to `left`."""
 
     def begin_call(
         self,
@@ -69,6 +70,8 @@ class Unary(Protocol):
     ) -> Any: ...
 
     def finish(self, begun: Any) -> bytes: ...
+
+    def sent(self, begun: Any) -> None: ...
 
     def left(self, begun: Any) -> None: ...
 

@@ -12,9 +12,10 @@ from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.quality.quality import Quality
 from headrace.server.quality.scores import Truth
-from headrace.server.rpc.calls import abort
+from headrace.server.rpc.calls import abort, caller_of
 from headrace.server.rpc.guard import Context, shown_by
-from headrace.server.rpc.handlers import watched
+from headrace.server.rpc.handlers import charged, watched
+from headrace.server.rpc.limits import InFlight
 from headrace.server.security.access import Kind
 from headrace.server.security.guard import Guard
 from headrace.server.telemetry.watch import Watch
@@ -28,10 +29,11 @@ _Method = Callable[[Any, str], Awaitable[Any]]
 class FeedbackService:
     """Answers Feedback's methods: `handlers` by name, each with the message that it takes."""
 
-    def __init__(self, registry: Registry, watch: Watch, guard: Guard) -> None:
+    def __init__(self, registry: Registry, watch: Watch, guard: Guard, in_flight: InFlight) -> None:
         self._registry = registry
         self._watch = watch
         self._guard = guard
+        self._in_flight = in_flight
 
     def handlers(self) -> Iterator[tuple[str, Any, Callable[[Any, Context], Awaitable[Any]]]]:
         """Name, message and handler of each method. A message that cannot be parsed may come as the
@@ -53,7 +55,9 @@ class FeedbackService:
                     identity = self._guard.check(kind, model, partial(shown_by, context))
                     if broken:
                         raise request
-                    return await method(request, identity)
+                    # Reports wait for one another: many can be here at once.
+                    with charged(self._in_flight, identity or caller_of(context), request):
+                        return await method(request, identity)
             except Exception as error:  # noqa: BLE001 (the table knows what each error means)
                 await abort(context, error)
 

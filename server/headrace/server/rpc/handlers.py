@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,13 @@ from headrace.batcher.errors import Overloaded
 from headrace.server import errors
 from headrace.server.rpc.calls import abort, caller_of
 from headrace.server.rpc.guard import Context, asked_by, shown_by
-from headrace.server.rpc.limits import InFlight
+from headrace.server.rpc.limits import InFlight, message_cost
 from headrace.server.security.guard import Guard
 from headrace.server.telemetry.watch import Watch
 
+# Smaller messages of control are taken on whatever is in flight: who looks after the server asks by
+# them how it fares. Bytes.
+_SMALL = 16 << 10
 # A context tells its status as gRPC's constant or as its number, by the way it was set.
 _STATUS_NAMES = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])}
 
@@ -55,8 +58,22 @@ async def admitted(guard: Guard, in_flight: InFlight, context: Context) -> Async
         yield
 
 
+@contextmanager
+def charged(in_flight: InFlight, caller: str, request: Any) -> Iterator[None]:
+    """What a parsed message of `caller` holds, inside the block. Raises Overloaded."""
+    charge = in_flight.take(caller, message_cost(request))
+    try:
+        yield
+    finally:
+        charge.release()
+
+
 def guarded(
-    method: Callable[[Any], Awaitable[Any]], watch: Watch, name: str, guard: Guard
+    method: Callable[[Any], Awaitable[Any]],
+    watch: Watch,
+    name: str,
+    guard: Guard,
+    in_flight: InFlight,
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     """A unary handler of `method`, which raises the errors of the table. `name`: in full."""
     short = name.rpartition("/")[2]
@@ -70,7 +87,10 @@ def guarded(
                 asked = asked_by(short, request)
                 if asked is not None:
                     guard.check(*asked, partial(shown_by, context))
-                return await method(request)
+                if request.ByteSize() < _SMALL:
+                    return await method(request)
+                with charged(in_flight, caller_of(context), request):
+                    return await method(request)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
 

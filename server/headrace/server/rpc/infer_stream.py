@@ -15,6 +15,7 @@ from headrace.server import errors
 from headrace.server.rpc import codec
 from headrace.server.rpc.calls import abort, caller_of, log_unexpected
 from headrace.server.rpc.guard import Context, shown_by
+from headrace.server.rpc.limits import Charge
 from headrace.server.rpc.wire import delimited
 from headrace.server.security.access import Shown
 
@@ -22,10 +23,16 @@ from headrace.server.security.access import Shown
 # flow control holds its sender back.
 STREAM_WINDOW = 1024
 
+# Characters that are repeated of what a refused request calls itself and its model.
+_ECHOED = 1024
+
 _STREAM_RESPONSE_TAG = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
 # The message, when it came, the seconds its call has left, its caller, and what that one shows.
-Answer = Callable[[bytes, float, float | None, str, Callable[[], Shown]], Awaitable[bytes]]
+# Gives the response, and what it holds until it is written.
+Answer = Callable[
+    [bytes, float, float | None, str, Callable[[], Shown]], Awaitable[tuple[bytes, Charge]]
+]
 
 
 class InferStream:
@@ -93,10 +100,12 @@ class InferStream:
             self._reader.cancel()  # the connection is gone: a write failed
 
     async def _answer(self, data: bytes) -> None:
-        arrival = time.monotonic()
+        arrival, charge = time.monotonic(), None
         try:
             remaining = self._context.time_remaining()
-            response = await self._answer_one(data, arrival, remaining, self._caller, self._shown)
+            response, charge = await self._answer_one(
+                data, arrival, remaining, self._caller, self._shown
+            )
             answer = _final(response)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             log_unexpected(error)
@@ -107,8 +116,13 @@ class InferStream:
                     task.cancel()
                 return
             answer = _in_band(data, error)
-        async with self._writing:
-            await self._context.write(answer)
+        del data  # writes wait for who reads, and a refused message is charged to nobody
+        try:
+            async with self._writing:
+                await self._context.write(answer)
+        finally:
+            if charge is not None:
+                charge.release()
 
 
 def _final(response: bytes) -> bytes:
@@ -133,8 +147,8 @@ def _in_band(data: bytes, error: Exception) -> bytes:
         message = pb.ModelInferRequest.FromString(data)
     answer = pb.ModelStreamInferResponse(error_message=errors.message_of(error))
     response = answer.infer_response
-    response.id, response.model_name = message.id, message.model_name
-    response.model_version = message.model_version
+    response.id, response.model_name = message.id[:_ECHOED], message.model_name[:_ECHOED]
+    response.model_version = message.model_version[:_ECHOED]
     response.parameters["headrace_status"].string_param = errors.row_of(error).code.name
     wait = errors.retry_after(error)
     if wait is not None:

@@ -70,11 +70,44 @@ def _at_most(where: str, what: str, got: int, limit: int) -> None:
 
 def cost_of(wire: WireRequest) -> int:
     """The bytes of memory that a request holds until it is answered, about."""
-    return sum(map(len, wire.raw)) + _HEAD_COST * wire.head.nbytes
+    return sum(map(len, wire.raw)) + _HEAD_COST * (wire.head.nbytes + len(wire.id))
+
+
+def message_cost(message: Any) -> int:
+    """The bytes of memory that a parsed message holds, about."""
+    return _HEAD_COST * int(message.ByteSize())
+
+
+class Charge:
+    """What one request holds, from when it is taken on until its answer has left, in bytes."""
+
+    __slots__ = ("_caller", "_in_flight", "nbytes")
+
+    def __init__(self, in_flight: InFlight, caller: str, nbytes: int) -> None:
+        self._in_flight: InFlight | None = in_flight
+        self._caller = caller
+        self.nbytes = nbytes
+
+    def answer(self, nbytes: int) -> None:
+        """The answer is held too. Raises MemoryError where there is no room, and then has taken
+        nothing."""
+        if self._in_flight is not None:
+            self._in_flight.hold(nbytes, self.nbytes)
+            self.nbytes += nbytes
+
+    def release(self, *_: object) -> None:
+        """All of it is let go. Once is enough, more often does no harm."""
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            in_flight.release(self._caller, self.nbytes)
 
 
 class InFlight:
-    """What is held for requests that have been taken on, and for whom."""
+    """What is held for requests that have been taken on, and for whom.
+
+    Requests are taken on up to the limit, and answers may take as much again: so those that were
+    taken on can be answered, and what nobody reads is bounded by twice the limit.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.nbytes = 0
@@ -82,7 +115,7 @@ class InFlight:
         self._calls: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
 
-    def take(self, caller: str, nbytes: int) -> None:
+    def take(self, caller: str, nbytes: int) -> Charge:
         """Raises Overloaded. A request that is alone is taken, however large a message may be."""
         limits = self._limits
         if self._calls[caller] >= limits.caller_calls:
@@ -98,6 +131,20 @@ class InFlight:
                 _RETRY_SECONDS,
             )
         self._calls[caller] += 1
+        self.nbytes += nbytes
+        return Charge(self, caller, nbytes)
+
+    def hold(self, nbytes: int, own: int) -> None:
+        """`nbytes` of an answer, to a request that holds `own` already. Raises MemoryError, which
+        tells no time to come back: it was computed, and would be once more. An answer that is alone
+        is held, however large it is."""
+        most = 2 * self._limits.bytes_in_flight
+        if self.nbytes > own and self.nbytes + nbytes > most:
+            raise MemoryError(
+                f"out of memory for answers: {self.nbytes} bytes are in flight, answers on their "
+                f"way to their readers among them, and this one takes {nbytes}, the limit is "
+                f"{most} (twice max_inflight_bytes)"
+            )
         self.nbytes += nbytes
 
     def release(self, caller: str, nbytes: int) -> None:

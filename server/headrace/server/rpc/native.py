@@ -156,6 +156,7 @@ class NativeServer:
             return
         try:
             self._front.respond(call, self._inference.finish(begun))
+            self._inference.sent(begun)
         except asyncio.CancelledError:
             self._fail(call, errors.Draining("the server is shutting down"))
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)

@@ -112,7 +112,7 @@ def grpcio(
         )
     )
     server.add_generic_rpc_handlers((_stream_handler(streams),))
-    feedback = FeedbackService(control.registry, watch, inference.guard)
+    feedback = FeedbackService(control.registry, watch, inference.guard, inference.in_flight)
     server.add_generic_rpc_handlers((_feedback_handler(feedback),))
     health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, server)
     _add_reflection(server)
@@ -131,6 +131,7 @@ def _handlers(inference: InferenceService, control: ControlService, watch: Watch
                 watch,
                 f"{_SERVICE.full_name}/{method.name}",
                 inference.guard,
+                inference.in_flight,
             ),
             _lenient(GetMessageClass(method.input_type).FromString),
             GetMessageClass(method.output_type).SerializeToString,

@@ -20,7 +20,7 @@ from headrace.server.rpc.calls import abort, caller_of
 from headrace.server.rpc.guard import Context, shown_by
 from headrace.server.rpc.handlers import admitted, watched
 from headrace.server.rpc.infer_stream import InferStream
-from headrace.server.rpc.limits import InFlight, Limits, cost_of
+from headrace.server.rpc.limits import Charge, InFlight, Limits, cost_of
 from headrace.server.rpc.wire import Parts, Reader, WireRequest
 from headrace.server.security.access import Kind, Shown
 from headrace.server.security.guard import Guard, nothing_shown
@@ -44,10 +44,12 @@ class Sender(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A request that was taken on. Cancelling the future withdraws it."""
+    """A request that was taken on. Cancelling the future withdraws it. charge: what it holds, and
+    its answer, to be let go once that has left."""
 
     wire: WireRequest
     pending: Pending
+    charge: Charge
     call: Call | None  # None for a request of a stream, which is one call for all of them
 
     @property
@@ -98,7 +100,7 @@ class InferenceService:
 
         `metadata` gives the caller's; `remaining` are the seconds of the call's deadline, None when
         it has none; `caller` whom it comes from; `shown` gives what it shows of that. What is
-        begun ends by `finish` or `left`.
+        begun ends by `left`, or by `finish` and then `sent`.
         """
         received = _received(self._reader.read, data)
         return self.begin_received(received, metadata, remaining, caller, shown)
@@ -131,11 +133,17 @@ class InferenceService:
 
     def finish(self, begun: Begun, join: codec.Join = b"".join) -> Any:
         """The ModelInferResponse to a request whose future has ended, as bytes or what else `join`
-        makes of its parts; raises as `begin_call`."""
+        makes of its parts; raises as `begin_call`, and MemoryError where too many answers wait for
+        their readers."""
         try:
             result = begun.pending.outcome()
             response = codec.encode(begun.wire, result, join)
-        except Exception as error:
+            if isinstance(response, bytes):  # anything else lies in memory with a bound of its own
+                begun.charge.answer(len(response))
+        except BaseException as error:
+            begun.charge.release()
+            if not isinstance(error, Exception):
+                raise
             self.outcomes[errors.row_of(error).reason] += 1
             if begun.call is not None:
                 self._watch.failed(begun.call, error, *_named_in(begun.wire))
@@ -146,9 +154,14 @@ class InferenceService:
             self._watch.answered(begun.call, spec.name, spec.version)
         return response
 
+    def sent(self, begun: Begun) -> None:
+        """The answer has left: what it held is free."""
+        begun.charge.release()
+
     def left(self, begun: Begun) -> None:
         """The caller has gone: nobody waits for what was begun."""
         begun.future.cancel()
+        begun.charge.release()
         if begun.call is not None:
             self._watch.cancelled(begun.call, *_named_in(begun.wire))
 
@@ -159,18 +172,22 @@ class InferenceService:
         remaining: float | None,
         caller: str,
         shown: Callable[[], Shown] = nothing_shown,
-    ) -> bytes:
-        """One request of a stream, from its beginning to its end. Cancelling this withdraws it."""
+    ) -> tuple[bytes, Charge]:
+        """One request of a stream, from its beginning to its end, and what is to be released once
+        the answer has left. Cancelling this withdraws it."""
         received = _received(self._reader.read, data)
         identity = self._admitted("stream", received, shown)
         sender = Sender(identity or caller, identity)
-        return await self._finished(self._begin(received, arrival, remaining, sender, None))
+        begun = self._begin(received, arrival, remaining, sender, None)
+        return await self._finished(begun), begun.charge
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         try:
             remaining, caller = context.time_remaining(), caller_of(context)
             shown = partial(shown_by, context)
             begun = self.begin_call(data, context.invocation_metadata, remaining, caller, shown)
+            # gRPC calls back when it has written the answer, or given up: some never read theirs.
+            context.add_done_callback(begun.charge.release)
             return await self._finished(begun)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)
@@ -198,26 +215,24 @@ class InferenceService:
                 raise errors.Draining("the server is shutting down")
             if isinstance(received, errors.InvalidInput):
                 raise received
-            return Begun(received, self._submit(received, arrival, remaining, sender), call)
+            pending, charge = self._submit(received, arrival, remaining, sender)
+            return Begun(received, pending, charge, call)
         except Exception as error:
             self.outcomes[errors.row_of(error).reason] += 1
             raise
 
     def _submit(
         self, wire: WireRequest, arrival: float, remaining: float | None, sender: Sender
-    ) -> Pending:
-        """Raises the errors of the table. What the request holds is let go when its future ends."""
-        caller, nbytes = sender.caller, cost_of(wire)
-        self.in_flight.take(caller, nbytes)
+    ) -> tuple[Pending, Charge]:
+        """Raises the errors of the table."""
+        charge = self.in_flight.take(sender.caller, cost_of(wire))
         try:
-            request = codec.decode(wire, arrival, remaining, caller, self._limits)
+            request = codec.decode(wire, arrival, remaining, sender.caller, self._limits)
             request.identity = sender.identity
-            pending = self._sequences.submit(request)
+            return self._sequences.submit(request), charge
         except BaseException:
-            self.in_flight.release(caller, nbytes)
+            charge.release()
             raise
-        pending.future.add_done_callback(lambda _: self.in_flight.release(caller, nbytes))
-        return pending
 
     async def _finished(self, begun: Begun) -> bytes:
         try:

@@ -1,0 +1,136 @@
+"""What readers who do not read can make the server hold: no more than it says."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from onnx import helper
+
+from headrace.bench.transports import frames
+from headrace.feedback.v1 import feedback_pb2
+from headrace.inference.v2 import grpc_service_pb2 as pb
+from support import models, server
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+CONFIG = "/inference.GRPCInferenceService/ModelConfig"
+REPORT = "/headrace.feedback.v1.Feedback/Report"
+LIMIT = 4 << 20
+WIDTH = 1 << 16  # of an answer to one number: 256 KiB
+CALLS = 200  # whose answers come to twelve times the limit
+# Beside answers: threads, arenas, what gRPC has in its buffers.
+GROWTH = 2 * LIMIT + (24 << 20)
+
+native = server.ENGINE == "native" or server.FRONTS != "0"
+
+
+@pytest.fixture
+def running(tmp_path: pathlib.Path) -> Iterator[server.RunningServer]:
+    wide = models.build(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [("x", "FP32", ["n", 1])],
+        [("y", "FP32", ["n", WIDTH])],
+        {"w": np.ones((1, WIDTH), np.float32)},
+    )
+    models.write(tmp_path / "models", "wide", wide, toml='instances = 1\npadding = "off"\n')
+    limit = f"--max-inflight-bytes={LIMIT}"
+    # gRPC itself logs a traceback where a connection breaks under a write, so the log is not read.
+    with server.serving(tmp_path / "log", tmp_path / "models", limit, json_log=False) as up:
+        yield up
+
+
+def request() -> bytes:
+    asked = pb.ModelInferRequest(model_name="wide", raw_input_contents=[b"\0\0\x80\x3f"])
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    return asked.SerializeToString()
+
+
+def ask(address: str, method: str, streams: int) -> socket.socket:
+    """A connection with CALLS requests on so many HTTP/2 streams, on which the server may send no
+    byte of an answer."""
+    host, _, port = address.rpartition(":")
+    headers = [(":method", "POST"), (":scheme", "http"), (":path", method)]
+    headers += [(":authority", address), ("te", "trailers"), ("content-type", "application/grpc")]
+    block, data = frames.request_block(headers), request()
+    body = (struct.pack(">BI", 0, len(data)) + data) * (CALLS // streams)
+    out = frames.PREFACE + frames.settings({frames.SETTING_WINDOW: 0})
+    for stream in range(1, 2 * streams, 2):
+        out += frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block)
+        for at in range(0, len(body), frames.FIRST_FRAME):
+            part = body[at : at + frames.FIRST_FRAME]
+            out += frames.frame(frames.DATA, 0, stream, part)
+        out += frames.frame(frames.DATA, frames.END_STREAM, stream)
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(out)
+    return connection
+
+
+def infer(channel: grpc.Channel) -> grpc.StatusCode:
+    method: Any = channel.unary_unary(METHOD)
+    try:
+        method(request(), timeout=server.PATIENCE)
+    except grpc.RpcError as error:
+        told: Any = error
+        assert "out of memory for requests" in told.details()
+        code: grpc.StatusCode = told.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def until(channel: grpc.Channel, wanted: grpc.StatusCode) -> None:
+    end = time.monotonic() + server.PATIENCE
+    while infer(channel) is not wanted:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def send(channel: grpc.Channel, name: str, message: Any) -> grpc.StatusCode:
+    method: Any = channel.unary_unary(name)
+    with pytest.raises(grpc.RpcError) as caught:
+        method(message.SerializeToString(), timeout=server.PATIENCE)
+    error: Any = caught.value
+    code: grpc.StatusCode = error.code()
+    return code
+
+
+@pytest.mark.skipif(native, reason="the native engine does not tell when an answer has left")
+def test_answers_that_nobody_reads(running: server.RunningServer) -> None:
+    """They are charged until gRPC has written them, and then nothing is left of them."""
+    process = psutil.Process(running.process.pid)
+    with grpc.insecure_channel(running.grpc) as channel:
+        assert infer(channel) is grpc.StatusCode.OK
+        before = process.memory_info().rss
+        deaf = ask(running.grpc, METHOD, CALLS)
+        until(channel, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert process.memory_info().rss - before < GROWTH
+        # Messages of other kinds are held to it too, but for the small ones of control.
+        report = feedback_pb2.ReportRequest(model="wide")
+        assert send(channel, REPORT, report) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        large = pb.ModelConfigRequest(name="no such model" * 10_000)
+        assert send(channel, CONFIG, large) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        small = pb.ModelConfigRequest(name="no such model")
+        assert send(channel, CONFIG, small) is grpc.StatusCode.NOT_FOUND
+        deaf.close()
+        until(channel, grpc.StatusCode.OK)
+        assert send(channel, REPORT, report) is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_answers_of_streams_that_nobody_reads(running: server.RunningServer) -> None:
+    process = psutil.Process(running.process.pid)
+    with grpc.insecure_channel(running.grpc) as channel:
+        assert infer(channel) is grpc.StatusCode.OK
+        before = process.memory_info().rss
+        deaf = ask(running.grpc, STREAM, 1)
+        until(channel, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert process.memory_info().rss - before < GROWTH
+        deaf.close()
+        until(channel, grpc.StatusCode.OK)
