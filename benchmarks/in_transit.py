@@ -118,6 +118,9 @@ def held(server: Server, connections: int, calls: int, size: int) -> tuple[int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=16, help="max_message_bytes, MiB (default 16)")
+    parser.add_argument(
+        "--max-calls", type=int, default=65_536, help="the server's (default 65536)"
+    )
     options = parser.parse_args()
     limit = options.limit * MIB
     table = Table()
@@ -126,9 +129,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_repository(Path(folder, "models"), 1)
         for connections, calls in ((1, 1), (1, 8), (4, 8)):
-            with serving(
-                Path(folder, "models"), Path(folder, "log"), f"--max-message-bytes={limit}"
-            ) as server:
+            settings = (f"--max-message-bytes={limit}", f"--max-calls={options.max_calls}")
+            with serving(Path(folder, "models"), Path(folder, "log"), *settings) as server:
                 sent, more, left = held(server, connections, calls, limit - 64)
                 server.stop()
             cells = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import queue
 import socket
 import struct
 import time
@@ -34,7 +36,7 @@ native = server.ENGINE == "native" or server.FRONTS != "0"
 
 
 @pytest.fixture
-def running(tmp_path: pathlib.Path) -> Iterator[server.RunningServer]:
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     wide = models.build(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         [("x", "FP32", ["n", 1])],
@@ -42,9 +44,14 @@ def running(tmp_path: pathlib.Path) -> Iterator[server.RunningServer]:
         {"w": np.ones((1, WIDTH), np.float32)},
     )
     models.write(tmp_path / "models", "wide", wide, toml='instances = 1\npadding = "off"\n')
+    return tmp_path
+
+
+@pytest.fixture
+def running(folder: pathlib.Path) -> Iterator[server.RunningServer]:
     limit = f"--max-inflight-bytes={LIMIT}"
     # gRPC itself logs a traceback where a connection breaks under a write, so the log is not read.
-    with server.serving(tmp_path / "log", tmp_path / "models", limit, json_log=False) as up:
+    with server.serving(folder / "log", folder / "models", limit, json_log=False) as up:
         yield up
 
 
@@ -134,3 +141,27 @@ def test_answers_of_streams_that_nobody_reads(running: server.RunningServer) -> 
         assert process.memory_info().rss - before < GROWTH
         deaf.close()
         until(channel, grpc.StatusCode.OK)
+
+
+@pytest.mark.skipif(native, reason="the native engine has no limit of all calls")
+def test_calls_on_all_connections(folder: pathlib.Path) -> None:
+    """So that what their messages can hold has a bound: beyond it none is read."""
+    arguments = (folder / "models", "--max-calls=2")
+    with server.serving(folder / "log", *arguments) as up, contextlib.ExitStack() as open_:
+        channels = [open_.enter_context(grpc.insecure_channel(up.grpc)) for _ in range(3)]
+        calls = []
+        for channel in channels[:2]:
+            stream: Any = channel.stream_stream(STREAM)
+            asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+            asked.put(request())
+            call = stream(iter(asked.get, None))
+            next(call)
+            calls.append((call, asked))
+        with pytest.raises(grpc.RpcError) as caught:
+            channels[2].unary_unary(METHOD)(request(), timeout=server.PATIENCE)
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call, asked in calls:
+            asked.put(None)
+            assert list(call) == []
+        until(channels[2], grpc.StatusCode.OK)

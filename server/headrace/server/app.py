@@ -248,16 +248,19 @@ def host_for(settings: Settings, watch: Watch) -> Host:
 
 
 def limits_for(settings: Settings) -> Limits:
-    memory = usable_memory()
-    most = _MOST_IN_FLIGHT if memory is None else min(_MOST_IN_FLIGHT, memory // 4)
     return Limits(
         elements=settings.max_tensor_elements,
         dimensions=settings.max_dimensions,
         parameters=settings.max_parameters,
-        bytes_in_flight=settings.max_inflight_bytes or most,
+        bytes_in_flight=settings.max_inflight_bytes or _quarter_of_memory(),
         caller_calls=settings.max_caller_calls,
         caller_streams=settings.max_caller_streams,
     )
+
+
+def _quarter_of_memory() -> int:
+    memory = usable_memory()
+    return _MOST_IN_FLIGHT if memory is None else min(_MOST_IN_FLIGHT, memory // 4)
 
 
 def _guard(settings: Settings) -> Guard:
@@ -284,6 +287,7 @@ def _stream_limits(settings: Settings) -> StreamLimits:
         settings.max_connection_sessions,
         settings.max_buffered_samples,
         settings.max_session_ttl,
+        settings.max_stream_bytes or _quarter_of_memory(),
     )
 
 

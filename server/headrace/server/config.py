@@ -76,8 +76,9 @@ class Settings(BaseModel):
     max_inflight_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="memory of all requests that are not answered yet; unless said, a quarter of "
-        "what the process may have, 2 GiB at most",
+        description="memory of all requests that are not answered yet, and as much again of "
+        "answers that wait for their readers; unless said, a quarter of what the process may have, "
+        "2 GiB at most",
     )
     max_tensor_elements: int = Field(default=1 << 28, ge=1, description="elements of one tensor")
     max_dimensions: int = Field(default=16, ge=1, le=64, description="dimensions of one tensor")
@@ -88,6 +89,12 @@ class Settings(BaseModel):
         default=16_384,
         ge=1,
         description="calls at once on one connection; more wait at their sender",
+    )
+    max_calls: int = Field(
+        default=65_536,
+        ge=1,
+        description="calls at once on all connections, streams too, of grpcio; times "
+        "max_message_bytes, that is what messages on their way in can hold",
     )
     max_caller_calls: int = Field(
         default=16_384, ge=1, description="inference requests at once of one caller"
@@ -148,8 +155,17 @@ class Settings(BaseModel):
         ge=0,
         description="longest that a session may outlive its connection, seconds",
     )
+    max_stream_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="memory of all sensor stream sessions for samples and results that wait; "
+        "unless said, a quarter of what the process may have, 2 GiB at most",
+    )
     max_state_bytes: int = Field(
-        default=1 << 30, ge=1, description="recurrent state of all sessions and sequences together"
+        default=1 << 30,
+        ge=1,
+        description="recurrent state of all sessions and sequences, and sessions' constants, "
+        "together",
     )
     sequence_idle_seconds: float = Field(
         default=60.0, gt=0, description="how long a sequence is kept that nobody continues"

@@ -129,6 +129,7 @@ STREAM_REASONS: dict[str, Row] = {
         "TOO_MANY_SESSIONS": _EXHAUSTED,
         "TOO_MANY_FLUSHES": _EXHAUSTED,
         "STATE_MEMORY": _EXHAUSTED,
+        "STREAM_MEMORY": _EXHAUSTED,
         "SESSION_CLOSING": _CLOSING,
         "SESSION_TAKEN": (grpc.StatusCode.ABORTED, 409),
     }.items()

@@ -100,7 +100,9 @@ class Replica:
 
     async def _infer(self, data: bytes, context: Any) -> bytes:
         caller = dict(context.invocation_metadata()).get(CALLER) or str(context.peer())
-        return await self._inference.answer(data, time.monotonic(), None, caller)
+        response, charge = await self._inference.answer(data, time.monotonic(), None, caller)
+        charge.release()  # Ray has it now
+        return response
 
     async def _read(self, name: str, data: bytes) -> bytes:
         """Any of `_READING`."""

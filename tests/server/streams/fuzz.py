@@ -28,6 +28,8 @@ from headrace.stream.v1 import stream_pb2 as pb
 from server.streams.conftest import OneModel
 
 LIMITS = StreamLimits(sessions=4, connection_sessions=3, buffer=64, ttl=100.0)
+# Bytes that a session may hold unasked: how deliveries are written down.
+_SLACK = 8192
 _TURNS = 30
 
 
@@ -227,6 +229,9 @@ class World:
         live = list(self.manager._sessions.values())
         assert len(live) <= LIMITS.sessions
         assert self.manager.statistics.sessions == len(live)
+        memory = self.manager.memory
+        assert memory.used == sum(one.session.holding.nbytes for one in live)
+        assert memory.used <= 2 * memory.limit + _SLACK * len(live)
         for one in live:
             session, options = one.session, one.terms.options
             assert session.windower.received - session.windower.released <= options.buffer
@@ -261,7 +266,7 @@ class World:
             assert line.status in (None, grpc.StatusCode.UNAVAILABLE)
         for live in list(self.manager._sessions.values()):
             self.manager.detach(live)
-        assert (len(self.manager), self.budget.used) == (0, 0)
+        assert (len(self.manager), self.budget.used, self.manager.memory.used) == (0, 0, 0)
         while self.executor.busy:
             self.finish(failed=False)
             await self.settle()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from headrace.server.contract import InputTensor
 from headrace.server.errors import Draining, ModelUnavailable, PermissionDenied, StreamRefused
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
@@ -128,6 +129,23 @@ async def test_too_many_sessions_and_too_much_state(house: Build) -> None:
         other.open()
     assert caught.value.reason == "TOO_MANY_SESSIONS"
     assert other.manager.statistics.sessions == 3
+
+
+async def test_constants_and_samples_are_held_until_a_session_ends(house: Build) -> None:
+    one = await house(models.arithmetic())
+    width = 2 * BYTES // 4
+    constant = InputTensor("b", "FP32", np.zeros((1, width), np.float32))
+    fields = {"signals": [SignalRequest("a")], "window": width, "outputs": ["total"]}
+    live = one.open(constants=[constant], **fields)
+    assert one.budget.used == 2 * BYTES
+    with pytest.raises(StreamRefused) as caught:
+        one.open(constants=[constant], **fields)
+    assert caught.value.reason == "STATE_MEMORY"
+    one.send(live, *range(width))
+    assert one.manager.memory.used > 4 * width
+    await one.listener.until(lambda events: bool(events))
+    one.manager._end(live)
+    assert (one.budget.used, one.manager.memory.used) == (0, 0)
 
 
 async def test_tokens_are_long_and_each_is_another(house: Build) -> None:

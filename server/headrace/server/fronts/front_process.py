@@ -77,7 +77,8 @@ async def _settle(inference: RemoteInference) -> None:
 
 def _build(settings: Settings, inference: RemoteInference, passing: Passing) -> Engine:
     size, calls = settings.max_message_bytes, settings.max_connection_calls
-    server = grpc.aio.server(options=grpcio_options(size, calls, shared_port=True))
+    options = grpcio_options(size, calls, shared_port=True)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_calls)
     handler: Any = grpc.unary_unary_rpc_method_handler(inference.model_infer)
     server.add_generic_rpc_handlers((_Infer(handler), passing))
     if choose(settings.rpc_engine) == "grpcio":

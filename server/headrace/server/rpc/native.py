@@ -156,11 +156,12 @@ class NativeServer:
             return
         try:
             self._front.respond(call, self._inference.finish(begun))
-            self._inference.sent(begun)
         except asyncio.CancelledError:
             self._fail(call, errors.Draining("the server is shutting down"))
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             self._fail(call, error)
+        finally:  # the engine does not tell when it has written it
+            self._inference.sent(begun)
 
     def _fail(self, call: int, error: Exception) -> None:
         log_unexpected(error)

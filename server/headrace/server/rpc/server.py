@@ -103,7 +103,8 @@ def grpcio(
 ) -> grpc.aio.Server:
     """Everything that is served, by grpc.aio."""
     options = grpcio_options(settings.max_message_bytes, settings.max_connection_calls)
-    server = grpc.aio.server(options=options)
+    # Beyond them a call is refused before its message is read.
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_calls)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(

@@ -187,7 +187,8 @@ class InferenceService:
             shown = partial(shown_by, context)
             begun = self.begin_call(data, context.invocation_metadata, remaining, caller, shown)
             # gRPC calls back when it has written the answer, or given up: some never read theirs.
-            context.add_done_callback(begun.charge.release)
+            released: Any = begun.charge.release
+            context.add_done_callback(released)
             return await self._finished(begun)
         except Exception as error:  # noqa: BLE001 (the table knows what each error means)
             await abort(context, error)

@@ -1,7 +1,7 @@
 """headrace.stream.v1: one call, many sessions.
 
 Theory of operation. A reader carries out the commands of each message as they come; nothing in that
-waits. A writer takes what the sessions have to tell, a share of each in turn, as many events in one
+waits, unless too many replies do. A writer takes what the sessions have to tell, a share of each in turn, as many events in one
 message as are there: under load messages grow, and cost less for each event. It takes no more while
 the transport does not, so a client that does not read fills the outboxes of its own sessions, and
 nobody else's.
@@ -155,12 +155,17 @@ class _Connection:
         while (message := await self._context.read()) is not grpc.aio.EOF:
             if isinstance(message, Exception):
                 self._refuse(0, message, None, ended=False)
-            else:
-                for command in message.commands:
-                    self._carry_out(command)
-            while len(self._replies) > _MOST_REPLIES:
-                self._room.clear()
-                await self._room.wait()
+                await self._room_for_replies()
+                continue
+            for command in message.commands:
+                self._carry_out(command)
+                if len(self._replies) > _MOST_REPLIES:  # one message can bring millions
+                    await self._room_for_replies()
+
+    async def _room_for_replies(self) -> None:
+        while len(self._replies) > _MOST_REPLIES:
+            self._room.clear()
+            await self._room.wait()
 
     def _carry_out(self, command: pb.Command) -> None:
         handle, kind = command.handle, command.WhichOneof("command")

@@ -20,7 +20,7 @@ from headrace.server import errors
 from headrace.server.errors import StreamRefused
 from headrace.server.inference import InferenceResult, SequencePlace, Submitted, submit
 from headrace.server.models.registry import Registry
-from headrace.server.streams.budget import StateBudget
+from headrace.server.streams.budget import StateBudget, StreamMemory
 from headrace.server.streams.events import Closed, Computed, Event, Gap, GapReason, Result
 from headrace.server.streams.options import Overload
 from headrace.server.streams.session import Session, Work
@@ -55,7 +55,7 @@ class Connection(Protocol):
 class LiveSession:
     """A session, who holds it, and its runs."""
 
-    def __init__(self, terms: Terms, version: str, encode: Encode) -> None:
+    def __init__(self, terms: Terms, version: str, encode: Encode, memory: StreamMemory) -> None:
         self.id = secrets.token_bytes(_ID_BYTES)
         number = int.from_bytes(self.id)
         self.place, self.first_place = SequencePlace(number), SequencePlace(number, start=True)
@@ -63,7 +63,7 @@ class LiveSession:
         self.terms = terms
         self.version = version
         self.state_inputs = terms.state_inputs
-        self.session = Session(terms.options, encode, terms.states)
+        self.session = Session(terms.options, encode, terms.states, memory)
         self.connection: Connection | None = None
         self.handle = 0
         self.runs: set[asyncio.Future[Answer]] = set()
@@ -87,6 +87,7 @@ class SessionManager:
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
+        self.memory = StreamMemory(limits.nbytes, limits.sessions)
         self.statistics = StreamStatistics()
         self._registry = registry
         self._budget = budget
@@ -112,8 +113,8 @@ class SessionManager:
             )
         model = self._registry.get(asked.model, asked.version)
         terms = agree(model, asked, self.limits)
-        self._budget.reserve(terms.state_bytes)
-        live = LiveSession(terms, model.spec.version, self._counted)
+        self._budget.reserve(terms.kept_bytes)
+        live = LiveSession(terms, model.spec.version, self._counted, self.memory)
         live.connection, live.handle = connection, handle
         self._sessions[live.id] = live
         self.statistics.sessions = len(self._sessions)
@@ -175,7 +176,8 @@ class SessionManager:
                 timer.cancel()
         for run in list(live.runs):
             run.cancel()
-        self._budget.release(live.terms.state_bytes)
+        self._budget.release(live.terms.kept_bytes)
+        live.session.holding.let_go()
         self.statistics.sessions = len(self._sessions)
         live.connection = None
         self._progress.set()

@@ -13,18 +13,26 @@ Nothing here knows asyncio, gRPC or the clock: `now` is an argument, seconds of 
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from headrace.inference.tensors import Array
+from headrace.server.contract import size_of
 from headrace.server.errors import StreamRefused
+from headrace.server.streams.budget import Holding, StreamMemory
 from headrace.server.streams.chunks import check_finite, read_chunk
 from headrace.server.streams.events import Closed, Computed, Event, Flushed, Gap, GapReason, Result
 from headrace.server.streams.options import Overload, SessionOptions
 from headrace.server.streams.outbox import Encode, Outbox
-from headrace.server.streams.timeline import Timeline
+from headrace.server.streams.timeline import ENTRY_BYTES, Timeline
 from headrace.server.streams.window import Span, Tail, Window, Windower
+
+
+# Of a result beside its tensors, about.
+_EVENT_BYTES = 256
+_NO_ROOM = "no memory for its result: others have not been taken (max_stream_bytes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +52,31 @@ class Work:
     def index(self) -> int:
         return self.window.span.first_window
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.window.arrays)
+
 
 @dataclass(slots=True)
 class _Slot:
-    """A place in the order of deliveries; `event` is None as long as its window runs."""
+    """A place in the order of deliveries; `event` is None as long as its window runs. nbytes: of its
+    result, as long as one before it runs."""
 
     event: Event | None
     work: Work | None = None
+    nbytes: int = 0
 
 
 class Session:
-    """See the module. `encode` makes of a delivery's number and event what is sent."""
+    """See the module. `encode` makes of a delivery's number and event what is sent; `memory` is
+    shared by all sessions, without it there is no bound but the session's own."""
 
     def __init__(
         self,
         options: SessionOptions,
         encode: Encode,
         states: Sequence[Array] = (),
+        memory: StreamMemory | None = None,
     ) -> None:
         self.options = options
         self.states = states
@@ -82,6 +98,7 @@ class Session:
         self._announced = options.buffer
         self._answered = self._dropped = 0
         self._last_timestamp: int | None = None
+        self.holding = Holding(memory or StreamMemory(sys.maxsize, 1))
 
     def __repr__(self) -> str:
         w = self.windower
@@ -101,6 +118,7 @@ class Session:
         arrays = read_chunk(self.options.signals, data)
         count = len(arrays[0])
         self._check_room(received, count)
+        self.holding.check(self.windower.growth(count) + 2 * ENTRY_BYTES)
         last = self._last_timestamp
         if timestamp is not None and last is not None and timestamp < last:
             raise StreamRefused(
@@ -114,9 +132,10 @@ class Session:
         if count:
             if not self.windower.waiting and not self.windower.marks:
                 self._timeline.forget_all_arrivals()
-            self.windower.append(arrays)
+            self._append(arrays)
             self._timeline.arrived(self.windower.received, now)
         self._give_way()
+        self._account()
 
     def flush(self, now: float) -> None:
         """Makes the last window of what was received. Raises StreamRefused."""
@@ -139,11 +158,13 @@ class Session:
     def ack(self, delivery: int) -> None:
         """What was delivered up to `delivery` has come. Raises StreamRefused."""
         self._outbox.ack(delivery)
+        self._account()
 
     def resume(self, delivery: int) -> None:
         """Sends again what came after `delivery`. Raises StreamRefused."""
         self._outbox.resume(delivery)
         self._announced = self.up_to
+        self._account()
 
     # What the owner does.
 
@@ -152,6 +173,11 @@ class Session:
 
         Everything that needs no run (a flush, a gap, the end) is settled on the way.
         """
+        work = self._next_work(now)
+        self._account()
+        return work
+
+    def _next_work(self, now: float) -> Work | None:
         if self._retries:
             due, work = self._retries[0]
             if due > now:
@@ -176,25 +202,33 @@ class Session:
 
     def complete(self, index: int, computed: Computed) -> None:
         """The run of window `index` has ended well. One that was given up meanwhile is ignored."""
-        slot = self._running.pop(index, None)
-        if slot is None or slot.work is None:
+        work = self._ran(index)
+        if work is None:
             return
-        work, slot.work = slot.work, None
-        slot.event = Result(work.window.span, work.start_ns, work.end_ns, computed)
+        slot = self._running.pop(index)
         if self.states:
             self.states = computed.states
-        self._answered += 1
+        nbytes = sum(size_of(array) for _, array in computed.outputs) + _EVENT_BYTES
+        if self.holding.has_room(nbytes):
+            slot.event = Result(work.window.span, work.start_ns, work.end_ns, computed)
+            slot.nbytes = nbytes
+            self.holding.in_slots += nbytes
+            self._answered += 1
+        else:
+            slot.event = Gap(work.window.span, GapReason.OVERLOADED, _NO_ROOM)
+            self._dropped += 1
         self._settle()
+        self._account()
 
     def fail(self, index: int, reason: GapReason, message: str) -> None:
         """The run of window `index` has ended without a result, for good."""
-        slot = self._running.pop(index, None)
-        if slot is None or slot.work is None:
+        work = self._ran(index)
+        if work is None:
             return
-        slot.event = Gap(slot.work.window.span, reason, message)
-        slot.work = None
+        self._running.pop(index).event = Gap(work.window.span, reason, message)
         self._dropped += 1
         self._settle()
+        self._account()
 
     def retry(self, index: int, due: float) -> None:
         """Window `index` found no room: `next_work` gives it again at `due`."""
@@ -222,7 +256,9 @@ class Session:
 
     def take(self, room: int) -> list[bytes]:
         """Deliveries to send now, in order, of about `room` bytes: at least one if any waits."""
-        return self._outbox.take(room)
+        taken = self._outbox.take(room)
+        self._account()
+        return taken
 
     @property
     def wants_credit(self) -> bool:
@@ -290,6 +326,28 @@ class Session:
                 f"expected samples up to {self.up_to}, got samples up to {received + count}",
             )
 
+    # What is held in memory.
+
+    def _append(self, arrays: Sequence[Array]) -> None:
+        windower = self.windower
+        before, generation = windower.nbytes, windower.generation
+        windower.append(arrays)
+        if windower.generation != generation:
+            self.holding.replaced(before, self._running)
+
+    def _ran(self, index: int) -> Work | None:
+        """What window `index` was run with; None if it was given up."""
+        slot = self._running.get(index)
+        if slot is None or slot.work is None:
+            return None
+        work, slot.work = slot.work, None
+        self.holding.in_runs -= work.nbytes
+        return work
+
+    def _account(self) -> None:
+        held = self.windower.nbytes + self._timeline.nbytes + self._outbox.nbytes
+        self.holding.account(held, self._running)
+
     # Windows, and the order of deliveries.
 
     def _flush(self, now: float) -> None:
@@ -302,11 +360,10 @@ class Session:
 
     def _full(self) -> bool:
         """Whether the client is to take something before more is run."""
-        options = self.options
-        return (
-            self._outstanding() >= options.outstanding
-            or self._outbox.nbytes >= options.outstanding_bytes
-        )
+        options, holding = self.options, self.holding
+        untaken = self._outbox.nbytes + holding.in_slots
+        most = holding.most_untaken(options.outstanding_bytes)
+        return self._outstanding() >= options.outstanding or untaken >= most
 
     def _give_way(self) -> None:
         """Drops what the overload choice says, after samples have come."""
@@ -351,6 +408,7 @@ class Session:
         end = self._timeline.taken(span.end_sample - 1, 1)
         work = Work(window, arrival, start, end, self.states, self._answered == 0)
         self._timeline.forget_arrivals(span.end_sample)
+        self.holding.in_runs += work.nbytes
         slot = _Slot(None, work)
         self._slots.append(slot)
         self._running[work.index] = slot
@@ -372,7 +430,7 @@ class Session:
     def _settle(self) -> None:
         """Gives numbers to what is done, as far as nothing before it still runs."""
         while self._slots and (event := self._slots[0].event) is not None:
-            self._slots.popleft()
+            self.holding.in_slots -= self._slots.popleft().nbytes
             if isinstance(event, Closed):  # windows that still ran when the mark was passed
                 event = replace(event, answered=self._answered, dropped=self._dropped)
             self._outbox.put(event)

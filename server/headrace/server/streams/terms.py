@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.inference.tensors import DATATYPES, Array
-from headrace.server.contract import InputTensor
+from headrace.server.contract import InputTensor, size_of
 from headrace.server.errors import InvalidInput, StreamRefused
 from headrace.server.inference import InferenceRequest, SequencePlace, check
 from headrace.server.models.served import ServedModel
@@ -77,12 +77,13 @@ class OpenRequest:
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     """The server's bounds. buffer: samples of one session that may wait, each channel counted. ttl:
-    seconds."""
+    seconds. nbytes: of samples and results of all sessions; twice that is never exceeded."""
 
     sessions: int = 10_000
     connection_sessions: int = 2_000
     buffer: int = 1 << 18
     ttl: float = 600.0
+    nbytes: int = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Everything that opening a session settles. state_bytes: what its state holds in memory."""
+    """Everything that opening a session settles."""
 
     options: SessionOptions
     recipe: Recipe
@@ -145,8 +146,10 @@ class Terms:
     state_inputs: Sequence[str]
 
     @property
-    def state_bytes(self) -> int:
-        return sum(array.nbytes for array in self.states)
+    def kept_bytes(self) -> int:
+        """What the session holds in memory as long as it lives: its state, and its constants."""
+        states = sum(array.nbytes for array in self.states)
+        return states + sum(size_of(tensor.array) for tensor in self.recipe.constants)
 
 
 def agree(model: ServedModel, asked: OpenRequest, limits: StreamLimits) -> Terms:

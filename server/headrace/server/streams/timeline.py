@@ -6,6 +6,10 @@ from bisect import bisect_right
 from collections import deque
 
 
+# Of one time that is kept, about: a chunk brings two. Chunks of one sample make it the most of all.
+ENTRY_BYTES = 128
+
+
 class Timeline:
     """Both times by position: the number of samples before. `rate`: samples per second."""
 
@@ -13,6 +17,11 @@ class Timeline:
         self._rate = rate
         self._anchors: deque[tuple[int, int]] = deque([(0, 0)])  # position, nanoseconds
         self._arrivals: deque[tuple[int, float]] = deque()  # position that was reached, when
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, about."""
+        return ENTRY_BYTES * (len(self._anchors) + len(self._arrivals))
 
     def anchor(self, position: int, timestamp: int, needed: int) -> None:
         """The sample at `position` was taken at `timestamp`, in nanoseconds. What lies before

@@ -82,8 +82,10 @@ class Windower:
         self._marks: deque[_Mark] = deque()
         self._formats = list(zip(dtypes, channels, strict=True))
         self._blocks: list[Array] = []
+        self._sample_bytes = sum(dtype.itemsize * c for dtype, c in self._formats)
         self._base = -framing.context  # the position of a block's first sample
         self._capacity = 0
+        self.generation = 0  # counts blocks that were replaced
 
     @property
     def released(self) -> int:
@@ -133,6 +135,7 @@ class Windower:
         unneeded = min(count, max(0, self._needed(self.received + count) - self.received))
         if unneeded:  # the hop leaves them out
             self._blocks, self._capacity = [], 0
+            self.generation += 1
             self.received += unneeded
             self._base = self.received
             count -= unneeded
@@ -146,14 +149,31 @@ class Windower:
             block[at : at + count] = array
         self.received += count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks that samples are written to now."""
+        return self._capacity * self._sample_bytes
+
+    def growth(self, count: int) -> int:
+        """Bytes at most of the blocks that taking `count` samples would make; 0 where they fit."""
+        at = self.received - self._base
+        if not count or (self._blocks and at + count <= self._capacity):
+            return 0
+        waiting = self.received - max(self._base, self._needed(self.received))
+        return (max(0, waiting) + max(count, self._room)) * self._sample_bytes
+
+    @property
+    def _room(self) -> int:
+        return _ROOM * (self.framing.window + self.framing.context)
+
     def _new_blocks(self, count: int) -> int:
         """Makes room for `count` samples. Returns where in the blocks they go."""
+        self.generation += 1
         old, old_base = self._blocks, self._base
         if old:
             self._base = self._needed(self.received)
         kept = self.received - self._base
-        room = _ROOM * (self.framing.window + self.framing.context)
-        self._capacity = kept + max(count, room)
+        self._capacity = kept + max(count, self._room)
         self._blocks = [np.empty((self._capacity, c), dtype) for dtype, c in self._formats]
         for number, block in enumerate(self._blocks):
             if old:
