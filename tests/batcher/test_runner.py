@@ -272,6 +272,7 @@ async def test_draining_answers_what_was_accepted_and_refuses_the_rest() -> None
     await settle()
     with pytest.raises(Draining):
         bench.submit("new")
+    assert bench.log.calls[-1] == ("rejected", Why.DRAINING)
     for _ in accepted:
         assert not drained.done()
         bench.executor.finish()

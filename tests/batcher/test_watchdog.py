@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -133,7 +132,7 @@ class Ends(Observer):
     def __init__(self) -> None:
         self.accepted_: set[Request] = set()
         self.ended: Counter[Request] = Counter()
-        self.hangs = 0
+        self.hangs = self.refused = 0
 
     def accepted(self, request: Request) -> None:
         self.accepted_.add(request)
@@ -141,6 +140,8 @@ class Ends(Observer):
     def rejected(self, refusal: Reject) -> None:
         if refusal.request in self.accepted_:
             self.ended[refusal.request] += 1
+        else:
+            self.refused += 1
 
     def dropped(self, request: Request, why: Why, now: float) -> None:
         self.ended[request] += 1
@@ -261,6 +262,7 @@ async def test_with_no_executor_left_nobody_waits_for_one() -> None:
         await waiting
     with pytest.raises(NoExecutor, match="the device is gone"):
         house.submit("comes")
+    assert house.log.refused == 1
     house.put("e0")
     served = house.submit("served")
     await settle()
@@ -327,11 +329,14 @@ def test_whatever_hangs_every_request_ends_once(
 async def play(steps: list[tuple[str, int]], executors: int) -> None:
     house = House(executors, max_batch_rows=3, max_queued_requests=6)
     futures: list[tuple[int, asyncio.Future[Answer]]] = []
+    refused = 0
     for number, (step, pick) in enumerate(steps):
         if step == "submit":
             deadline = math.inf if pick % 3 else 3 * HANG
-            with contextlib.suppress(BatcherError):  # told at once: an end of its own
+            try:
                 futures.append((number, house.submit(number, deadline)))
+            except BatcherError:  # told at once: an end of its own
+                refused += 1
         else:
             act(house, futures, step, pick)
         await settle()
@@ -355,6 +360,7 @@ async def play(steps: list[tuple[str, int]], executors: int) -> None:
             assert isinstance(future.exception(), BatcherError)
     assert all(house.log.ended[request] == 1 for request in house.log.accepted_)
     assert not house.runner._futures
+    assert house.log.refused == refused
 
 
 def act(

@@ -16,7 +16,8 @@ class Observer:
         """`request` waits."""
 
     def rejected(self, refusal: Reject) -> None:
-        """A request was refused: on arrival, or later for another caller's in a full queue."""
+        """A request was refused: on arrival, or later for another caller's in a full queue. Where
+        the runner takes none at all, nothing says when it will: `retry_after` is infinite."""
 
     def dropped(self, request: Request, why: Why, now: float) -> None:
         """An accepted request ended without having been run to its end."""

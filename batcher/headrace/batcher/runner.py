@@ -9,6 +9,7 @@ of a millisecond. A timer may fire early; the policy is asked again and says whe
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,9 +96,9 @@ class Runner:
         blame for that, Draining when the runner takes no more work, NoExecutor when none is left.
         """
         if self._draining:
-            raise Draining("the model is being unloaded")
+            raise Draining(self._turned_away(request, Why.DRAINING, "the model is being unloaded"))
         if self._unable:
-            raise NoExecutor(self._unable)
+            raise NoExecutor(self._turned_away(request, Why.NO_EXECUTOR, self._unable))
         refusal = self._scheduler.submit(request)
         if refusal is not None:
             self._observer.rejected(refusal)
@@ -110,6 +111,11 @@ class Runner:
         future.add_done_callback(partial(self._future_done, request))
         self._decide_soon()
         return future
+
+    def _turned_away(self, request: Request, why: Why, message: str) -> str:
+        """Tells the observer of what never came to the scheduler. Returns `message`."""
+        self._observer.rejected(Reject(request, why, math.inf, message))
+        return message
 
     async def drain(self) -> None:
         """Takes no more work and returns when everything accepted has ended."""

@@ -111,8 +111,13 @@ async def test_those_who_wait_are_told_when_there_is_none_to_be_had(
     with pytest.raises(NoExecutor, match="is not what it was when the model was loaded"):
         await house.submit(1.0).future
     assert not house.model.able
+    statistics = house.model.statistics
+    before = statistics.fail.count
     with pytest.raises(NoExecutor):
         house.submit(1.0)
+    assert statistics.fail.count == before + 1  # what ModelStatistics says,
+    assert statistics.ended.total() == before + 1  # and the metrics
+    assert statistics.ended["no executor left"] == 2
     assert "nothing could be put in the place of m/1/cpu0" in caplog.text
     house.path.write_bytes(content)
     house.model._stamp = served._stamp(house.path)
