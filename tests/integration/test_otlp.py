@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import pathlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -235,6 +237,66 @@ def test_metrics_are_sent(
         assert 0.005 in list(point.explicit_bounds)
     assert receiver.points("process.memory.usage")[0][1].as_int > 0
     assert receiver.points("headrace.queue.duration")
+
+
+def _series(receiver: Receiver) -> dict[Any, list[tuple[int, int, float]]]:
+    """Of each series of a sum or histogram, in the order of the messages: when it began, when the
+    point is of, and its value or count."""
+    found: dict[Any, list[tuple[int, int, float]]] = {}
+    metrics = [
+        metric
+        for message in receiver.metrics
+        for metric in message.resource_metrics[0].scope_metrics[0].metrics
+    ]
+    for metric in metrics:
+        kind = str(metric.WhichOneof("data"))
+        points = [] if kind == "gauge" else getattr(metric, kind).data_points
+        for point in points:
+            labels = frozenset((pair.key, pair.value.string_value) for pair in point.attributes)
+            value = float(point.as_double or point.as_int if kind == "sum" else point.count)
+            times = point.start_time_unix_nano, point.time_unix_nano
+            found.setdefault((metric.name, labels), []).append((*times, value))
+    return found
+
+
+def test_a_counter_that_begins_anew_says_so(tmp_path: pathlib.Path, receiver: Receiver) -> None:
+    """By a start time of its own, whether a version was reloaded or went and came back."""
+    labels = {"model": "lab", "version": "1", "outcome": "answered"}
+    answered = ("headrace.requests", frozenset(labels.items()))
+
+    def reached(count: int) -> bool:
+        points = _series(receiver).get(answered)
+        return points is not None and points[-1][2] == count
+
+    def more_than(messages: int) -> bool:
+        return len(receiver.metrics) > messages
+
+    with serving(tmp_path, receiver) as running, stub(running) as client:
+        load = pb.RepositoryModelLoadRequest(model_name="lab")
+        for count in (5, 2, 3):
+            for _ in range(count):
+                client.ModelInfer(request())
+            receiver.until(partial(reached, count))
+            if count == 2:  # the second time it goes, is seen to be gone, and comes back
+                client.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="lab"))
+                receiver.until(partial(more_than, len(receiver.metrics) + 1))
+            client.RepositoryModelLoad(load)
+        receiver.until(partial(more_than, len(receiver.metrics) + 1))
+    series = _series(receiver)
+    assert len({began for began, _, _ in series[answered]}) >= 3
+    for points in series.values():
+        for before, after in itertools.pairwise(points):
+            assert after[0] == before[0] or before[1] <= after[0] < after[1]
+            assert before[1] < after[1]
+            if before[0] == after[0]:
+                assert before[2] <= after[2]
+    (calls,) = [
+        points
+        for (name, said), points in series.items()
+        if name == "rpc.server.call.duration" and {("rpc.method", METHOD), ("version", "1")} <= said
+    ]
+    assert len({began for began, _, _ in calls}) == 2  # a reload does not touch calls
+    assert max(value for _, _, value in calls) == 7
 
 
 def test_a_receiver_that_is_away_holds_nobody_up(tmp_path: pathlib.Path) -> None:

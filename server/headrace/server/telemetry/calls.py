@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container
 
 from headrace.server.telemetry.families import Families
@@ -24,6 +25,8 @@ class Calls:
 
     def __init__(self) -> None:
         self._series: dict[Series, Histogram] = {}
+        # When those of a version were dropped last: if it comes back, they count from 0.
+        self._dropped: dict[tuple[str, str], int] = {}
 
     def __len__(self) -> int:
         return len(self._series)
@@ -45,6 +48,7 @@ class Calls:
         for series in list(self._series):
             if series[2] and series[1:3] not in served:
                 del self._series[series]
+                self._dropped[series[1:3]] = time.time_ns()
 
     def collect(self, families: Families) -> None:
         """`rpc.server.call.duration`, of OpenTelemetry's semantic conventions for RPC."""
@@ -59,4 +63,5 @@ class Calls:
                 "model": model,
                 "version": version,
             }
+            family.era = self._dropped.get((model, version), 0)
             family.add(labels, histogram)

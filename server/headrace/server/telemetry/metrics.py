@@ -77,19 +77,23 @@ class Metrics:
         for reason, count in self._outcomes.items():
             ends.add({"reason": reason}, count)
         for sample in samples:
-            labels = {"model": sample.model, "version": sample.version}
-            _add_requests(families, labels, sample.statistics)
-            _add_batches(families, labels, sample.statistics)
-            _add_queue(families, labels, sample.state, now)
-            _add_executors(families, labels, sample, now)
-            if sample.quality is not None:
-                sample.quality.collect(families, labels)
-            if self._triton:
-                _add_as_triton(families, labels, sample)
+            with families.since(sample.statistics.began):  # a reload counts from 0 again
+                self._add_model(families, sample, now)
         if self._streams is not None:
             _add_streams(families, self._streams)
         self._devices.collect(families, triton=self._triton)
         return families
+
+    def _add_model(self, families: Families, sample: Sample, now: float) -> None:
+        labels = {"model": sample.model, "version": sample.version}
+        _add_requests(families, labels, sample.statistics)
+        _add_batches(families, labels, sample.statistics)
+        _add_queue(families, labels, sample.state, now)
+        _add_executors(families, labels, sample, now)
+        if sample.quality is not None:
+            sample.quality.collect(families, labels)
+        if self._triton:
+            _add_as_triton(families, labels, sample)
 
     def close(self) -> None:
         self._devices.close()
@@ -236,6 +240,7 @@ _TRITON_REASONS = {
     Why.OVERTAKEN.value: "REJECTED",
     Why.CANCELLED.value: "CANCELED",
     Why.DRAINING.value: "OTHER",
+    Why.NO_EXECUTOR.value: "OTHER",
     MODEL_FAILED: "BACKEND",
 }
 

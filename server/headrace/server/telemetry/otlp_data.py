@@ -1,4 +1,10 @@
-"""Families as the SDK's MetricsData, which its exporters take. All sums are cumulative."""
+"""Families as the SDK's MetricsData, which its exporters take. All sums are cumulative.
+
+Theory of operation. A counter that begins anew says so by a later start time (OpenTelemetry's data
+model, "Resets and gaps"): who adds up increases then takes its value from 0. Start times are told
+here in the order of the messages: what began between two of them starts where the former one ended,
+so that the times of one series never overlap.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +55,19 @@ class MetricsWriter:
         self._scope = InstrumentationScope("headrace", version("headrace"))
         wish = environment.get(_AGGREGATION, "").strip().lower()
         self._exponential = wish == "base2_exponential_bucket_histogram"
-        self._start = time.time_ns()
+        self._latest = time.time_ns()  # of the message before
+        self._starts = {0: self._latest}  # by when a counter began
         temporality = environment.get(_TEMPORALITY, "").strip().lower()
         if temporality not in ("", "cumulative"):
             _log.warning("%s: metrics are sent as cumulative all the same", _TEMPORALITY)
 
     def write(self, families: Families) -> MetricsData:
-        now = time.time_ns()
+        now = max(time.time_ns(), self._latest + 1)  # the clock may have been put back
         _add_process(families)
+        for family in families:
+            for began in family.began:
+                self._starts.setdefault(began, self._latest)
+        self._latest = now
         metrics = [
             Metric(family.name, family.help, family.unit, self._data(family, now))
             for family in families
@@ -65,22 +76,26 @@ class MetricsWriter:
         return MetricsData([ResourceMetrics(self._resource, [scope], "")])
 
     def _data(self, family: Family, now: int) -> Any:
+        spans = [(self._starts[began], now) for began in family.began]
         if family.kind is Kind.HISTOGRAM:
-            points = [self._histogram(labels, value, now) for labels, value in family.points]
+            points = [
+                self._histogram(*point, times)
+                for point, times in zip(family.points, spans, strict=True)
+            ]
             kind: Any = ExponentialHistogram if self._exponential else ExplicitHistogram
             return kind(points, _CUMULATIVE)
         numbers = [
-            NumberDataPoint(labels, self._start, now, value)
-            for labels, value in family.points
+            NumberDataPoint(labels, *times, value)
+            for (labels, value), times in zip(family.points, spans, strict=True)
             if not isinstance(value, Histogram)
         ]
         if family.kind is Kind.COUNTER:
             return Sum(numbers, _CUMULATIVE, is_monotonic=True)
         return Gauge(numbers)
 
-    def _histogram(self, labels: Labels, value: float | Histogram, now: int) -> Any:
+    def _histogram(self, labels: Labels, value: float | Histogram, times: tuple[int, int]) -> Any:
         assert isinstance(value, Histogram)
-        times, scale = (self._start, now), value.scale
+        scale = value.scale
         if not self._exponential:
             counts = scale.decimal_counts(value.counts)
             return HistogramDataPoint(

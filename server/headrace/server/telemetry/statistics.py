@@ -54,10 +54,11 @@ class ModelStatistics(Observer):
     seconds and rows of successful batches; `cost_ratio`, those seconds over what was predicted.
     `expected_seconds` and `actual_seconds` add up both, over batches with a prediction.
     `busy_seconds` is each executor's time with batches that have ended. `hangs` counts runs that
-    did not come back, and were given up with their executors.
+    did not come back, and were given up with their executors. `began`: when all was 0, nanoseconds.
     """
 
     def __init__(self) -> None:
+        self.began = time.time_ns()
         self.fail = Duration()
         self._seconds = self._input_seconds = self._infer_seconds = self._output_seconds = 0.0
         self.sizes: dict[int, BatchSize] = {}
