@@ -157,8 +157,9 @@ def test_calls_on_all_connections(folder: pathlib.Path) -> None:
             call = stream(iter(asked.get, None))
             next(call)
             calls.append((call, asked))
+        unary: Any = channels[2].unary_unary(METHOD)
         with pytest.raises(grpc.RpcError) as caught:
-            channels[2].unary_unary(METHOD)(request(), timeout=server.PATIENCE)
+            unary(request(), timeout=server.PATIENCE)
         error: Any = caught.value
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for call, asked in calls:

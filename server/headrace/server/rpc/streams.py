@@ -1,10 +1,10 @@
 """headrace.stream.v1: one call, many sessions.
 
 Theory of operation. A reader carries out the commands of each message as they come; nothing in that
-waits, unless too many replies do. A writer takes what the sessions have to tell, a share of each in turn, as many events in one
-message as are there: under load messages grow, and cost less for each event. It takes no more while
-the transport does not, so a client that does not read fills the outboxes of its own sessions, and
-nobody else's.
+waits, unless too many replies do. A writer takes what the sessions have to tell, a share of each in
+turn, as many events in one message as are there: under load messages grow, and cost less for each
+event. It takes no more while the transport does not, so a client that does not read fills the
+outboxes of its own sessions, and nobody else's.
 """
 
 from __future__ import annotations

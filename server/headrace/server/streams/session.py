@@ -29,7 +29,6 @@ from headrace.server.streams.outbox import Encode, Outbox
 from headrace.server.streams.timeline import ENTRY_BYTES, Timeline
 from headrace.server.streams.window import Span, Tail, Window, Windower
 
-
 # Of a result beside its tensors, about.
 _EVENT_BYTES = 256
 _NO_ROOM = "no memory for its result: others have not been taken (max_stream_bytes)"
@@ -59,8 +58,8 @@ class Work:
 
 @dataclass(slots=True)
 class _Slot:
-    """A place in the order of deliveries; `event` is None as long as its window runs. nbytes: of its
-    result, as long as one before it runs."""
+    """A place in the order of deliveries; `event` is None as long as its window runs. nbytes: of
+    its result, as long as one before it runs."""
 
     event: Event | None
     work: Work | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 
-
 # Of one time that is kept, about: a chunk brings two. Chunks of one sample make it the most of all.
 ENTRY_BYTES = 128
 
