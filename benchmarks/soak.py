@@ -5,8 +5,9 @@ the right answers and count how each of their requests ends. First the server's 
 measured, callers and server sharing the machine; every load is a part of it. The model takes a few
 milliseconds for a row. Times are the callers'.
 
-Exits with 1 if a request was lost or answered wrong, a server did not end with 0, or one grew by
-more than 32 MiB while its model was loaded anew again and again.
+Exits with 1 if a request was lost or answered wrong, an answer was late and not counted, a server
+did not end with 0, or one grew by more than 32 MiB while its model was loaded anew again and again;
+and, in its long form, if three times the saturation cost more of the goodput than `--tolerance`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.console import Console
 from soaking import faults
 from soaking.callers import Callers, End, Tally, after, calling
 from soaking.counters import late_answers
+from soaking.lateness import compare
 from soaking.report import Row, markdown, terminal
 from soaking.serving import Server, jumping_clock, serving, steps_for, write_repository
 
@@ -64,6 +66,7 @@ class Soak:
         self.server = server
         self.callers = callers
         self.rate = 0.0
+        self.goodput: dict[float, float] = {}  # by load, answers in time each second
         self.rows: list[Row] = []
         self._console = console
 
@@ -87,6 +90,7 @@ class Soak:
         pairs = zip(await late_answers(self.server), counted, strict=True)
         late, answered = (now - then for now, then in pairs)
         uncounted = max(0, answered - late - tally[End.RIGHT])
+        self.goodput[share] = tally[End.RIGHT] / took
         note = (
             f"goodput {tally[End.RIGHT] / took:.0f}/s; {late} late answers counted by the server, "
             f"{uncounted} on their way at the deadline"
@@ -94,6 +98,16 @@ class Soak:
         recovery = await self.callers.recovered()
         name = f"{share:.0%} of saturation"
         self._add(Row(name, tally, before, self.server.resident(), recovery, note))
+
+    async def lateness(self) -> None:
+        """Whatever is answered late is counted."""
+        tally, before = Tally(), self.server.resident()
+        rate = 1.5 * self.rate
+        seen = await compare(self.callers, tally, self.server, rate, self.plan.unit)
+        recovery = await self.callers.recovered()
+        row = Row("late answers", tally, before, self.server.resident(), recovery, str(seen))
+        row.complaint = seen.complaint
+        self._add(row)
 
     async def fault(
         self,
@@ -135,6 +149,7 @@ async def first_server(plan: Plan, soak: Soak) -> None:
     await soak.load(0.7, plan.calm)
     await soak.load(1.0, 2)
     await soak.load(3.0, 2)
+    await soak.lateness()
     await soak.fault("callers vanish", lambda t: faults.vanish(callers, t, unit, address))
     await soak.fault("slow readers", lambda t: faults.read_slowly(callers, t, unit, address))
     await soak.fault("executor raises", lambda t: faults.raise_errors(callers, t, unit))
@@ -146,10 +161,8 @@ async def first_server(plan: Plan, soak: Soak) -> None:
     await soak.sigterm()
 
 
-async def run(
-    plan: Plan, folder: pathlib.Path, console: Console
-) -> tuple[list[Row], list[int | None]]:
-    """All rows, and what each server ended with."""
+async def run(plan: Plan, folder: pathlib.Path, console: Console) -> tuple[Soak, list[int | None]]:
+    """What came of it, with all rows, and what each server ended with."""
     models = folder / "models"
     write_repository(models, steps_for(ROW_SECONDS))
     hang = f"--hang-seconds={plan.hang}"
@@ -173,7 +186,7 @@ async def run(
             else:
                 console.print("clock jumps: left out, there is no C compiler here")
         codes.append(await asyncio.to_thread(server.stop))
-    return soak.rows, codes
+    return soak, codes
 
 
 async def _already(what: Awaitable[str], _: Tally) -> str:
@@ -189,24 +202,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="about (default 30)")
     parser.add_argument("--short", action="store_true", help="under 20 seconds: does it work?")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        help="share of the goodput at saturation that three times as much load may cost (default "
+        "0.1); not looked at with --short",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args()
     console, plan = Console(), SHORT if options.short else long(options.minutes)
     with tempfile.TemporaryDirectory() as folder:
-        rows, codes = asyncio.run(run(plan, pathlib.Path(folder), console))
+        soak, codes = asyncio.run(run(plan, pathlib.Path(folder), console))
+    rows = soak.rows
     if options.markdown:
         print(markdown(rows))
     else:
         console.print(terminal(rows), highlight=False)
-    sound = all(row.sound for row in rows)
-    if not sound:
-        console.print("requests were lost or answered wrong")
+    kept = soak.goodput[3.0] / max(soak.goodput[1.0], 1e-9)
+    told = f"three times the saturation left {kept:.0%} of the goodput"
+    console.print(told, highlight=False)
+    wrong = complaints(rows, codes)
+    if not options.short and kept < 1 - options.tolerance:
+        wrong.append(f"{told}, expected {1 - options.tolerance:.0%} at least")
+    for complaint in wrong:
+        console.print(complaint, highlight=False)
+    return 1 if wrong else 0
+
+
+def complaints(rows: list[Row], codes: list[int | None]) -> list[str]:
+    """What was not as it must be, on any machine."""
+    found = [f"{row.name}: {row.complaint}" for row in rows if row.complaint]
+    if not all(row.sound for row in rows):
+        found.append("requests were lost or answered wrong")
     grown = [r for r in rows if r.name.endswith("reloads") and r.after - r.before > GROWTH]
-    for row in grown:
-        console.print(f"{row.name}: the server grew by more than {GROWTH >> 20} MiB")
+    found += [f"{row.name}: the server grew by more than {GROWTH >> 20} MiB" for row in grown]
     if any(codes):
-        console.print(f"expected every server to end with 0, got {', '.join(map(str, codes))}")
-    return 0 if sound and not any(codes) and not grown else 1
+        found.append(f"expected every server to end with 0, got {', '.join(map(str, codes))}")
+    return found
 
 
 if __name__ == "__main__":

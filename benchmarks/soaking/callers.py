@@ -9,7 +9,7 @@ import random
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -78,10 +78,14 @@ class Callers:
         self._random = random.Random(0)
         self.stopping = False
 
+    def next_value(self) -> float:
+        """What a request asks with, so that its answer is its own."""
+        return float(next(self._numbers) % _VALUES)
+
     async def call(self, value: float | None = None, deadline: float | None = None) -> End:
         """One request; `value` is one of the faults, or nothing for one to be answered."""
         stopping = self.stopping
-        x = float(next(self._numbers) % _VALUES) if value is None else value
+        x = self.next_value() if value is None else value
         try:
             data = await self._infer(message("work", x), timeout=deadline or PATIENCE)
         except grpc.aio.AioRpcError as error:
@@ -95,9 +99,10 @@ class Callers:
         rate: float,
         over: Callable[[], bool],
         deadline: float | None = None,
+        call: Callable[[], Coroutine[Any, Any, End]] | None = None,
     ) -> None:
         """`rate` requests a second at random moments, whatever becomes of them, until it is `over`.
-        Returns when all have ended, counted in `tally`."""
+        Returns when all have ended, counted in `tally`. `call`: makes one, unless it is `call`."""
         loop, begun = asyncio.get_running_loop(), set[asyncio.Task[End]]()
 
         def ended(task: asyncio.Task[End]) -> None:
@@ -109,7 +114,7 @@ class Callers:
             due += self._random.expovariate(rate)
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
-            task = loop.create_task(self.call(None, deadline))
+            task = loop.create_task(call() if call else self.call(None, deadline))
             begun.add(task)
             task.add_done_callback(ended)
         while begun:

@@ -17,7 +17,8 @@ _COLUMNS = (
 @dataclass
 class Row:
     """One scenario. before, after: bytes that the server held. recovery: seconds from the end of it
-    until a lone request was answered right; None where the server was meant to end."""
+    until a lone request was answered right; None where the server was meant to end. complaint: what
+    else was not as it should be."""
 
     name: str
     tally: Tally
@@ -25,6 +26,7 @@ class Row:
     after: int
     recovery: float | None
     note: str = ""
+    complaint: str = ""
 
     @property
     def sound(self) -> bool:

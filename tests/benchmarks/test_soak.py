@@ -10,7 +10,7 @@ import sys
 
 PROGRAM = pathlib.Path(__file__).parents[2] / "benchmarks" / "soak.py"
 FAULTS = {
-    "saturation", "70% of saturation", "100% of saturation", "300% of saturation",
+    "saturation", "70% of saturation", "100% of saturation", "300% of saturation", "late answers",
     "callers vanish", "slow readers", "executor raises", "out of memory", "executors hang",
     "2 reloads", "3 reloads", "SIGTERM", "no room for logs", "clock jumps",
 }  # fmt: skip
@@ -36,6 +36,10 @@ def test_nobody_is_lost_and_nobody_wrong() -> None:
         assert right > 0, name
         assert (lost, wrong) == (0, 0), done.stdout
         assert sent >= right + failed + left
+    assert re.search(r"three times the saturation left \d+% of the goodput", done.stdout)
+    assert re.search(
+        r"\| [1-9]\d* answers after their deadlines, .* the server counted [1-9]", done.stdout
+    )
     assert rows["executors hang"][4] >= 3
     assert rows["executor raises"][4] > 0
     assert rows["out of memory"][2] > 0
