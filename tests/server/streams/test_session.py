@@ -307,3 +307,21 @@ def test_an_acknowledgement_of_the_future_is_refused() -> None:
         with pytest.raises(StreamRefused) as caught:
             call(1)
         assert caught.value.reason == "INVALID_INPUT"
+
+
+@pytest.mark.parametrize("overload", Overload)
+def test_flushes_that_nobody_takes_are_refused(overload: Overload) -> None:
+    """Each is a delivery, whether windows wait before it or not."""
+    driver = Driver(terms(Framing(4, 4), overload=overload, outstanding=6), signal_of(400))
+    for _ in range(40):
+        driver.send(5)
+        with contextlib.suppress(StreamRefused):
+            driver.flush()
+        while driver.running:
+            driver.finish(0)
+    assert driver.session._outstanding() <= 3 * 6
+    with pytest.raises(StreamRefused) as caught:
+        driver.session.flush(0.0)
+    assert caught.value.reason == "TOO_MANY_FLUSHES"
+    driver.run_to_the_end()
+    assert len(driver.flushed()) == len(driver.flushes) - 1

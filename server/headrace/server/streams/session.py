@@ -139,11 +139,13 @@ class Session:
     def flush(self, now: float) -> None:
         """Makes the last window of what was received. Raises StreamRefused."""
         self._check_open()
-        if self.windower.marks >= self.options.outstanding:
+        most = self.options.outstanding
+        # Each will be a delivery, and some are even where the client is to take others first.
+        if self.windower.marks >= most or self._outstanding() >= 2 * most:
             raise StreamRefused(
                 "TOO_MANY_FLUSHES",
                 "flush",
-                f"expected at most {self.options.outstanding} flushes that wait for their windows",
+                f"expected at most {most} flushes that wait for their windows, or to be taken",
             )
         self.flushes += 1
         self._flush(now)
@@ -184,10 +186,10 @@ class Session:
             self._retries.popleft()
             return work
         windower = self.windower
-        while not self.closed:
+        while not self.closed and not self._full():
             if windower.at_mark:
                 self._pass_mark()
-            elif not windower.waiting or self._full():
+            elif not windower.waiting:
                 break
             elif late := self._late(now):
                 self._drop(late, GapReason.LATE, "the latency objective passed before it could run")
