@@ -130,3 +130,32 @@ async def test_a_model_that_has_gone_is_freed_without_the_collector(
     await registry.unload("m")
     await asyncio.sleep(0)
     assert gone() is None
+
+
+async def test_an_answer_without_room_is_refused_and_counted(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(nbytes: int, own: int) -> None:
+        assert nbytes > 3 * 4
+        assert own == service.in_flight.nbytes > 0
+        raise MemoryError("out of memory for answers")
+
+    monkeypatch.setattr(service.in_flight, "hold", full)
+    with pytest.raises(MemoryError):
+        await answer(service, request(1))
+    assert service.outcomes == {"OUT_OF_MEMORY": 1}
+    assert service.in_flight.nbytes == 0
+
+
+async def test_what_a_request_holds_is_held_until_its_answer_has_left(
+    service: InferenceService,
+) -> None:
+    begun = service.begin_call(request(1), tuple, None, "")
+    asked = service.in_flight.nbytes
+    await begun.future
+    response = service.finish(begun)
+    assert service.in_flight.nbytes == asked + len(response)
+    service.sent(begun)
+    left = service.begin_call(request(1), tuple, None, "")
+    service.left(left)
+    assert service.in_flight.nbytes == 0
