@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pathlib
 import queue
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,11 +22,13 @@ from onnx import helper
 from headrace.bench.transports import frames
 from headrace.feedback.v1 import feedback_pb2
 from headrace.inference.v2 import grpc_service_pb2 as pb
+from headrace.stream.v1 import stream_pb2 as stream_pb
 from support import models, server
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CONFIG = "/inference.GRPCInferenceService/ModelConfig"
+SENSORS = "/headrace.stream.v1.SensorStream/Stream"
 REPORT = "/headrace.feedback.v1.Feedback/Report"
 LIMIT = 4 << 20
 WIDTH = 1 << 16  # of an answer to one number: 256 KiB
@@ -166,3 +170,50 @@ def test_calls_on_all_connections(folder: pathlib.Path) -> None:
             asked.put(None)
             assert list(call) == []
         until(channels[2], grpc.StatusCode.OK)
+
+
+def test_results_of_a_session_that_nobody_reads(folder: pathlib.Path) -> None:
+    """They are bounded over all sessions; what was not computed is, once they are read."""
+    limit = 1 << 20
+    arguments = (folder / "models", f"--max-stream-bytes={limit}")
+    with (
+        server.serving(folder / "log", *arguments) as up,
+        grpc.insecure_channel(up.grpc) as channel,
+    ):
+        method: Any = channel.stream_stream(
+            SENSORS, stream_pb.StreamRequest.SerializeToString, stream_pb.StreamResponse.FromString
+        )
+        asked: queue.SimpleQueue[stream_pb.StreamRequest | None] = queue.SimpleQueue()
+        call = method(iter(asked.get, None))
+        events = (event for response in call for event in response.events)
+        signal = stream_pb.Signal(input="x")
+        opening = stream_pb.Open(model="wide", window=1, sample_rate_hz=1.0, signals=[signal])
+        asked.put(command(open=opening))
+        asked.put(command(chunk=stream_pb.Chunk(data=[bytes(4)])))
+        until_result(events)
+        process = psutil.Process(up.process.pid)
+        before = process.memory_info().rss
+        asked.put(command(chunk=stream_pb.Chunk(sequence=1, data=[bytes(4 * CALLS)])))
+        time.sleep(
+            1.0
+        )  # nothing tells that nothing more will come; too short would only be lenient
+        assert process.memory_info().rss - before < 2 * limit + (24 << 20)
+        large = stream_pb.Chunk(sequence=1 + CALLS, data=[bytes(4 << 16)])
+        asked.put(command(chunk=large))
+        asked.put(command(close=stream_pb.Close()))
+        rest = list(itertools.takewhile(lambda e: e.WhichOneof("event") != "closed", events))
+        told = Counter(event.WhichOneof("event") for event in rest)
+        assert (told["result"], told["gap"]) == (CALLS, 0)
+        assert [e.error.reason for e in rest if e.HasField("error")] == ["STREAM_MEMORY"]
+        asked.put(None)
+
+
+def command(**kind: Any) -> stream_pb.StreamRequest:
+    return stream_pb.StreamRequest(commands=[stream_pb.Command(handle=1, **kind)])
+
+
+def until_result(events: Iterator[Any]) -> None:
+    for event in events:
+        assert event.WhichOneof("event") != "error", event
+        if event.WhichOneof("event") == "result":
+            return

@@ -231,7 +231,8 @@ class World:
         assert self.manager.statistics.sessions == len(live)
         memory = self.manager.memory
         assert memory.used == sum(one.session.holding.nbytes for one in live)
-        assert memory.used <= 2 * memory.limit + _SLACK * len(live)
+        expected = sum(one.session.expected for one in live)
+        assert memory.used - expected <= 2 * memory.limit + _SLACK * len(live)
         for one in live:
             session, options = one.session, one.terms.options
             assert session.windower.received - session.windower.released <= options.buffer

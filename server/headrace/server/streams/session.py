@@ -96,6 +96,7 @@ class Session:
         self._timeline = Timeline(options.rate)
         self._announced = options.buffer
         self._answered = self._dropped = 0
+        self._largest = 0  # result so far, bytes
         self._last_timestamp: int | None = None
         self.holding = Holding(memory or StreamMemory(sys.maxsize, 1))
 
@@ -210,7 +211,8 @@ class Session:
         if self.states:
             self.states = computed.states
         nbytes = sum(size_of(array) for _, array in computed.outputs) + _EVENT_BYTES
-        if self.holding.has_room(nbytes):
+        expected, self._largest = self._largest, max(self._largest, nbytes)
+        if self.holding.has_room(nbytes - expected):
             slot.event = Result(work.window.span, work.start_ns, work.end_ns, computed)
             slot.nbytes = nbytes
             self.holding.in_slots += nbytes
@@ -347,7 +349,12 @@ class Session:
 
     def _account(self) -> None:
         held = self.windower.nbytes + self._timeline.nbytes + self._outbox.nbytes
-        self.holding.account(held, self._running)
+        self.holding.account(held + self.expected, self._running)
+
+    @property
+    def expected(self) -> int:
+        """Bytes of the results of what runs, if they are as large as the largest so far."""
+        return len(self._running) * self._largest
 
     # Windows, and the order of deliveries.
 
@@ -362,7 +369,7 @@ class Session:
     def _full(self) -> bool:
         """Whether the client is to take something before more is run."""
         options, holding = self.options, self.holding
-        untaken = self._outbox.nbytes + holding.in_slots
+        untaken = self._outbox.nbytes + holding.in_slots + self.expected
         most = holding.most_untaken(options.outstanding_bytes)
         return self._outstanding() >= options.outstanding or untaken >= most
 
