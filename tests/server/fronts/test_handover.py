@@ -61,6 +61,7 @@ class Service:
         self.reader = Reader()
         self.begun: deque[Begun] = deque()
         self.gone: list[Begun] = []
+        self.over = 0
         self.asked: list[dict[str, Any]] = []
         self.refuse: Exception | None = None
 
@@ -88,6 +89,9 @@ class Service:
 
     def finish(self, begun: Begun, join: Any) -> Any:
         return join([b"answer to ", begun.wire.id.encode(), begun.future.result()])
+
+    def sent(self, begun: Begun) -> None:
+        self.over += 1
 
     def left(self, begun: Begun) -> None:
         begun.future.cancel()
@@ -159,6 +163,7 @@ async def test_calls_arrive_and_are_answered_in_any_order(both: Both, size: int)
     both.service.begun.pop().future.set_result(b"")
     await turns()
     assert (len(both.writer.slots), len(both.answers.slots)) == (0, 0)
+    assert both.service.over == 4
 
 
 async def test_what_is_read_still_is_not_given_back(both: Both) -> None:
