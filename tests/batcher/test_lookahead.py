@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Sequence
 from functools import lru_cache
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
+from headrace.batcher import learned
 from headrace.batcher.group import Group, group
 from headrace.batcher.learned import Learned
 from headrace.batcher.lookahead import choose, pressed
@@ -62,14 +63,16 @@ def answered(deadlines: Sequence[float]) -> int:
 
 
 def most_answered(deadlines: Sequence[float]) -> int:
-    """The same if every way of cutting the queue into batches and leaving some out is tried."""
+    """The same if every way of cutting the queue into batches and leaving some out is tried, with
+    as much to spare for each run as the policy leaves."""
     slacks = sorted(deadlines)
+    guard = scheduler().state.cost.table("cpu", "k", 0.0).guard
 
     @lru_cache
     def best(at: int, now: float) -> int:
         found = 0
         for size in range(1, CAP + 1):
-            end = round(now + cost(size), 9)
+            end = round(now + cost(size) * guard, 9)
             first = next((i for i in range(at, len(slacks)) if slacks[i] >= end), len(slacks))
             taken = min(size, len(slacks) - first)
             if taken == size:
@@ -79,13 +82,15 @@ def most_answered(deadlines: Sequence[float]) -> int:
     return best(0, 0.0)
 
 
-slacks = st.lists(st.sampled_from([0.007, 0.011, 0.016, 0.022, 0.03, 0.045, 0.06]), max_size=20)
-
-
-@settings(max_examples=150, deadline=None)
-@given(deadlines=slacks)
-def test_of_a_queue_nearly_all_are_in_time_who_could_be(deadlines: list[float]) -> None:
-    assert answered(deadlines) >= 0.7 * most_answered(deadlines) - 1
+def test_of_a_queue_most_are_in_time_who_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over many queues of more than can be served, and more than without playing sizes out."""
+    dice = random.Random(1)
+    slacks = (0.007, 0.011, 0.017, 0.023, 0.03, 0.045)
+    queues = [[dice.choice(slacks) for _ in range(20)] for _ in range(200)]
+    found, best = sum(map(answered, queues)), sum(map(most_answered, queues))
+    assert found >= 0.84 * best
+    monkeypatch.setattr(learned, "pressed", lambda *_: False)
+    assert sum(map(answered, queues)) < found
 
 
 def test_a_batch_leaves_time_for_the_next() -> None:
