@@ -7,7 +7,10 @@ the medians over the turns are compared: `auto` to the best of the fixed ones, w
 in hindsight for that very load, and to the limit.
 
 The callers send messages that were serialised beforehand and leave answers unparsed, by the load
-generator's own client, so that they take little of the cores that they share with the server.
+generator's own client, so that they take little of the cores that they share with the server. What
+they and the server's front take all the same is measured too: executors can have the rest, and
+they are compared to that share of the limit. What ends in the first moments of a turn is not
+counted, nor what ends after it: batches begin and end out of step with turns.
 """
 
 from __future__ import annotations
@@ -24,13 +27,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -54,6 +58,9 @@ CONFIGURATIONS = {
 }
 
 Latencies = list[float]  # seconds
+CPUS = os.cpu_count() or 1
+LEAD = 0.3  # seconds before answers are counted
+NICE = 1  # threads of executors give way to all others by at least so much
 Make = Callable[[np.random.Generator], npt.NDArray[np.generic]]
 
 
@@ -88,9 +95,38 @@ class Turns:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Server:
+    """One that runs. `address` is that of gRPC."""
+
+    address: str
+    process: int
+
+    def outside(self) -> float:
+        """Seconds of processor time that callers and the server's front have taken so far: all
+        that no executor did."""
+        taken = time.process_time()
+        for thread in psutil.Process(self.process).threads():
+            try:
+                if os.getpriority(os.PRIO_PROCESS, thread.id) < NICE:
+                    taken += thread.user_time + thread.system_time
+            except ProcessLookupError:  # it has ended since
+                continue
+        return taken
+
+
+@dataclass
+class Side:
+    """What was found of one side, a turn after the other. outside: processors that callers and
+    front took."""
+
+    latencies: list[Latencies] = field(default_factory=list)
+    outside: list[float] = field(default_factory=list)
+
+
 @contextmanager
-def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iterator[str]:
-    """`headrace serve` with `subject` under each configuration's name; gives its gRPC address."""
+def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iterator[Server]:
+    """`headrace serve` with `subject` under each configuration's name."""
     with tempfile.TemporaryDirectory() as folder:
         for name in configurations:
             version = Path(folder, name, "1")
@@ -105,7 +141,7 @@ def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iter
         assert process.stdout is not None
         try:
             words = process.stdout.readline().split()
-            yield words[words.index("gRPC") + 2]
+            yield Server(words[words.index("gRPC") + 2], process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -115,9 +151,8 @@ def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iter
 def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
     """What ONNX Runtime alone does in `seconds`: a thread for each caller, but no more than there
     are CPUs; one caller has every CPU for its request, more have one each."""
-    cpus = os.cpu_count() or 1
     options = ort.SessionOptions()
-    options.intra_op_num_threads = cpus if callers == 1 else 1
+    options.intra_op_num_threads = CPUS if callers == 1 else 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(subject.path, options, providers=["CPUExecutionProvider"])
     feeds = {subject.input: subject.make(np.random.default_rng(0))}
@@ -132,7 +167,7 @@ def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
             if ended <= stop:
                 latencies.append(ended - began)
 
-    threads = [threading.Thread(target=work) for _ in range(min(callers, cpus))]
+    threads = [threading.Thread(target=work) for _ in range(min(callers, CPUS))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -163,7 +198,8 @@ async def _loops(
     latencies: Latencies = []
     running = callers
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    stop = time.perf_counter() + seconds
+    start = time.perf_counter() + LEAD
+    stop = start + seconds
 
     def send(index: int) -> None:
         began = time.perf_counter()
@@ -174,8 +210,9 @@ async def _loops(
         now = time.perf_counter()
         if status != OK and not ended.done():
             ended.set_exception(RuntimeError(f"a request ended with {status}"))
-        if now <= stop:  # what ends later is not of this time
-            latencies.append(now - began)
+        if now <= stop:
+            if now > start:
+                latencies.append(now - began)
             send(index + 1)
             return
         running -= 1
@@ -189,35 +226,40 @@ async def _loops(
 
 
 def measure(
-    subject: Subject, address: str, configurations: Sequence[str], callers: int, turns: Turns
-) -> dict[str, list[Latencies]]:
-    """The latencies of each side in each turn."""
-    found: dict[str, list[Latencies]] = defaultdict(list)
+    subject: Subject, server: Server, configurations: Sequence[str], callers: int, turns: Turns
+) -> dict[str, Side]:
+    """What each side did in each turn."""
+    found: dict[str, Side] = defaultdict(Side)
     for turn in range(turns.count + 1):
         for name in configurations:
-            latencies = asyncio.run(served(address, subject, name, callers, turns.seconds))
-            found[name].append(latencies)
-        found[LIMIT].append(bare(subject, callers, turns.seconds))
+            before, began = server.outside(), time.perf_counter()
+            latencies = asyncio.run(served(server.address, subject, name, callers, turns.seconds))
+            seconds = time.perf_counter() - began
+            found[name].latencies.append(latencies)
+            found[name].outside.append((server.outside() - before) / seconds)
+        found[LIMIT].latencies.append(bare(subject, callers, turns.seconds))
         if turn == 0:
             found.clear()  # the first turn warms up: sessions, and what is learned
     return found
 
 
-def report(
-    subject: Subject, callers: int, found: dict[str, list[Latencies]], seconds: float
-) -> list[str]:
+def report(subject: Subject, callers: int, found: dict[str, Side], seconds: float) -> list[str]:
     """The row of the table for this load: rates, and what `auto` makes of them."""
-    rates = {name: [len(turn) / seconds for turn in turns] for name, turns in found.items()}
+    rates = {name: [len(turn) / seconds for turn in side.latencies] for name, side in found.items()}
     medians = {name: statistics.median(turns) for name, turns in rates.items()}
     fixed = {name: rate for name, rate in medians.items() if name not in ("auto", LIMIT)}
+    auto, outside = rates["auto"], found["auto"].outside
+    left = [1 - taken / CPUS for taken in outside]
+    possible = [limit * share for limit, share in zip(rates[LIMIT], left, strict=True)]
     row = [subject.name, str(callers), f"{medians[LIMIT]:.0f}", f"{medians['auto']:.0f}"]
-    row.append(f"{_ratio(rates['auto'], rates[LIMIT]):.2f}")
+    row += [f"{_ratio(auto, rates[LIMIT]):.2f}", f"{statistics.median(outside):.2f}"]
+    row.append(f"{_ratio(auto, possible):.2f}")
     if fixed:
         best = max(fixed, key=lambda name: fixed[name])
-        row += [f"{fixed[best]:.0f} ({best})", f"{_ratio(rates['auto'], rates[best]):.2f}"]
+        row += [f"{fixed[best]:.0f} ({best})", f"{_ratio(auto, rates[best]):.2f}"]
     else:
         row += ["", ""]
-    latencies = [latency for turn in found["auto"] for latency in turn]
+    latencies = [latency for turn in found["auto"].latencies for latency in turn]
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
     return [*row, f"{p50:.1f} / {p99:.1f}"]
 
@@ -238,26 +280,26 @@ def main() -> None:
     arguments = parser.parse_args()
     names = ["auto"] if arguments.only_auto else list(CONFIGURATIONS)
     turns = Turns(arguments.turns, arguments.seconds)
-    console = Console(width=140)
+    console = Console(width=160)
     table = Table(
-        "model", "callers", "limit, rows/s", "auto", "/ limit", "best fixed", "auto / best",
-        "p50 / p99 ms",
+        "model", "callers", "limit, rows/s", "auto", "/ limit", "outside, CPUs", "/ what is left",
+        "best fixed", "auto / best", "p50 / p99 ms",
     )  # fmt: skip
     for wanted in arguments.models:
         subject = Subject(wanted, model(wanted).path, *INPUTS[wanted])
-        with server(subject, names, arguments.rpc_engine) as address:
+        with server(subject, names, arguments.rpc_engine) as running:
             for callers in arguments.callers:
-                found = measure(subject, address, names, callers, turns)
+                found = measure(subject, running, names, callers, turns)
                 row = report(subject, callers, found, turns.seconds)
                 table.add_row(*row)
                 console.print(", ".join(row))
                 if arguments.details:
-                    for name, each in found.items():
-                        rates = [f"{len(turn) / turns.seconds:.0f}" for turn in each]
+                    for name, side in found.items():
+                        rates = [f"{len(turn) / turns.seconds:.0f}" for turn in side.latencies]
                         console.print(f"    {name}: {' '.join(rates)}")
     console.print(table)
     console.print(
-        f"ONNX Runtime {ort.__version__}, {os.cpu_count()} CPUs shared with the client, medians of "
+        f"ONNX Runtime {ort.__version__}, {CPUS} CPUs shared with the client, medians of "
         f"{turns.count} turns of {turns.seconds} s"
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from headrace.batcher.learned import Learned
-from headrace.batcher.request import Batch, Dispatch, Phase, Request
+from headrace.batcher.request import Batch, Dispatch, Phase, Request, WakeAt
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits
 
@@ -119,7 +119,12 @@ def test_a_cold_first_run_of_a_shape_decides_nothing() -> None:
     seen, used, now = set(), [], 0.0
     for _ in range(20):
         assert sched.submit(Request("longer", None, now)) is None
-        (batch,) = batches(sched, now)
+        (action,) = sched.step(now)
+        if isinstance(action, WakeAt):  # for a second caller, who does not come
+            now = action.time
+            (action,) = sched.step(now)
+        assert isinstance(action, Dispatch)
+        batch = action.batch
         used.append(batch.executor)
         seconds = 8.0 if batch.executor == "w0" else 13.0
         if batch.executor not in seen:
@@ -223,3 +228,36 @@ def test_where_the_queue_never_empties_the_rate_decides() -> None:
 
     assert first(0) == "w0"
     assert first(400) == "n0"
+
+
+def test_a_team_that_was_asleep_is_tried_until_it_is_awake() -> None:
+    """After others have run, the wide team's first five runs take four times as long."""
+    sched = narrow_and_wide()
+    for _ in range(200):
+        sched.state.cost.table("cpux2", "k", 0.0).observe(1, 40.0)
+    used, now, runs = [], 0.0, 0
+    for _ in range(2000):
+        submit(sched, 1, now)
+        (batch,) = batches(sched, now)
+        runs = runs + 1 if batch.executor == "w0" else 0
+        seconds = 4.1 if not runs else 2.8 if runs > 5 else 11.0
+        used.append(batch.executor)
+        now += seconds
+        sched.complete(batch.executor, seconds)
+    assert used[-512:].count("w0") >= 480
+
+
+def test_what_is_always_cold_is_learned_all_the_same() -> None:
+    """Lone requests and crowds in turn: the wide team never gets warm, and is left."""
+    sched = narrow_and_wide()
+    used, now = [], 0.0
+    for turn in range(2000):
+        sched.state.crowd = 2.0 if turn % 2 else 0.0
+        submit(sched, 1, now)
+        (batch,) = batches(sched, now)
+        seconds = 11.0 if batch.executor == "w0" else 4.1
+        if not turn % 2:
+            used.append(batch.executor)
+        now += seconds
+        sched.complete(batch.executor, seconds)
+    assert used[-256:].count("n0") >= 200

@@ -27,6 +27,8 @@ _SEEN = 3
 _STEADY = (0.88, 1.14)
 _CLIP_DRIFT = 1.5
 _SLOWEST_GAIN = 0.08
+# At most one run in so many is forgotten for being cold.
+_FORGOTTEN = 4
 # How far in log-size neighbours reach when they vouch for a size that was rarely seen.
 _REACH = 0.35
 _VOUCHED = 40
@@ -37,6 +39,8 @@ _KEPT_TABLES = 512
 # largest that was run, until a second size takes no longer than so many times what was expected.
 _AT_FIRST, _STRIDE = 8, 2
 _MISLED = 1.25
+# By so much the level of a borrowed table must be off to be worth a new one at once.
+_TELLING = 0.02
 
 
 class CostTable:
@@ -51,6 +55,7 @@ class CostTable:
         self._table: list[float] = []
         self._drift = 1.0
         self._stale = 0
+        self._forgotten = 0
         self._plan: SizePlan | None = None
         # Of a borrowed table: sizes that were not run yet, and the largest that one may expect a
         # gain of.
@@ -95,12 +100,19 @@ class CostTable:
         slope = (last - before) / (self.largest - self.largest // 2)
         return last + slope * (rows - self.largest)
 
-    def observe(self, rows: int, seconds: float) -> bool:
-        """Learns from one run. Returns whether the table was rebuilt."""
+    def observe(self, rows: int, seconds: float, cold: bool = False) -> bool:
+        """Learns from one run. Returns whether the table was rebuilt.
+
+        cold: it ran where others had run before. If it was slow this is forgotten, unless it is
+        so too often not to count.
+        """
         if rows > self.largest or seconds <= 0:
             return False
         expected = self._table[rows] if self._table else seconds
         self.observations += 1
+        if cold and seconds > expected and self._forgotten * _FORGOTTEN <= self.observations:
+            self._forgotten += 1
+            return False
         ratio = seconds / max(expected, 1e-9)
         clipped = min(seconds, _CLIP * expected) if self.observations > _FEW else seconds
         if rows in self._borrowed:
@@ -140,9 +152,11 @@ class CostTable:
             self._borrowed.clear()
             self._stale = 2048
         elif self._borrowed:
+            level = ratio ** (1 / self.observations)
             for size in self._borrowed:
-                self._mean[size] *= ratio ** (1 / self.observations)
-            self._stale = 2048
+                self._mean[size] *= level
+            if abs(level - 1) > _TELLING:
+                self._stale = 2048
         if 0 < self._trusted < _STRIDE * rows:
             self._trusted = _STRIDE * rows
             self._stale = 2048

@@ -25,9 +25,11 @@ from headrace.batcher.state import State
 # it was laid out for, so there it must look worse to be left: many threads have slow moments, and
 # whoever leaves at each of them learns late that it is over.
 _CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
-# Each team's first runs of lone requests come first; then, of so many, the other team has so many
-# in a row: costs that were learned in a bad moment would otherwise never be learned again.
-_TRIAL_EVERY, _TRIALS = 128, 3
+# Each team's first runs of lone requests come first.
+_FIRST = 3
+# Then the other team has so many in a row, enough to become warm: after 64 runs, after twice as
+# many, and so on up to every so many. What was learned in a bad moment would else stay.
+_TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 512
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
@@ -87,17 +89,21 @@ def _other_team(state: State, key: Hashable, queue: Queue, now: float) -> Place 
 def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
     """Whether the other team takes a lone request that it should take if it is `better`."""
     for table, taken in ((theirs, True), (ours, False)):
-        if table.observations < _TRIALS:
+        if table.observations < _FIRST:
             return taken
-    trial = (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS
-    return better is not trial
+    return better is not _is_trial(ours, theirs)
+
+
+def _is_trial(ours: CostTable, theirs: CostTable) -> bool:
+    runs = ours.observations + theirs.observations
+    every = min(_TRIAL_EVERY, 1 << runs.bit_length() - 1)
+    return every >= _FIRST_TRIAL and runs % every < _TRIALS
 
 
 def _known(ours: CostTable, theirs: CostTable) -> bool:
     """Whether a crowd may be left to the other team: not while ours is known by hearsay alone, nor
     in its turn to be known again."""
-    turn = (ours.observations + theirs.observations) % _TRIAL_EVERY < _TRIALS
-    return ours.observations >= _TRIALS and not turn
+    return ours.observations >= _FIRST and not _is_trial(ours, theirs)
 
 
 def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:

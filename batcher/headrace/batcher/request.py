@@ -97,7 +97,8 @@ class Batch:
 
     `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
     it explains the size. `expected` is the predicted time of the run in seconds, nan where nothing
-    is known. `live` counts the members whose callers still wait.
+    is known. `live` counts the members whose callers still wait. `cold`: it is among the first runs
+    after another team's.
     """
 
     key: Hashable
@@ -107,6 +108,7 @@ class Batch:
     started: float
     waiting: int = 0
     expected: float = math.nan
+    cold: bool = False
     rows: int = field(init=False)
     live: int = field(init=False)
 

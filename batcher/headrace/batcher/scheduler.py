@@ -123,7 +123,7 @@ class Scheduler:
     def _learn(self, batch: Batch, seconds: float, now: float) -> None:
         row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
         table = self.state.table(batch.executor, batch.key, row_bytes)
-        table.observe(batch.rows, seconds)
+        table.observe(batch.rows, seconds, batch.cold)
         if table.known:
             self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
 

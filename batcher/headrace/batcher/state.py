@@ -14,6 +14,8 @@ from headrace.batcher.request import Batch, Phase, Request
 
 _CROWD_SMOOTHING = 0.1
 _NOBODY: list[str] = []
+# So many runs it takes until a team that takes over is warm: threads sleep, caches are others'.
+_WARM = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class State:
         self.in_charge = 0
         self.idle: list[str] = []
         self.absent: set[str] = set()
+        # The team that ran last, and how many runs it has had since it took over.
+        self._ran, self._runs = 0, _WARM
         self._line_up()
         self.queued_requests = 0
         self.queued_bytes = 0
@@ -214,6 +218,10 @@ class State:
             request.phase = Phase.RUNNING
             request.started = batch.started
         self._left(queue, batch.requests)
+        if (team := self.teams[batch.executor]) != self._ran:
+            self._ran, self._runs = team, 0
+        batch.cold = self._runs < _WARM
+        self._runs += 1
         self.running[batch.executor] = batch
         self.device.running += 1
         self._look_for_idle()

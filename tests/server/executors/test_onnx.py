@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -16,7 +17,7 @@ from onnx import helper
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.inference.tensors import DATATYPES, Array, decode_raw
-from headrace.server.executors.onnx import Key, OnnxExecutor, Payload, run_session
+from headrace.server.executors.onnx import Key, OnnxExecutor, Payload, Seat, run_session
 from headrace.server.executors.padding import LengthRule, Mode, Padding
 from server import graphs
 from support import lengths
@@ -40,7 +41,7 @@ async def start() -> AsyncIterator[Start]:
 
     def start(model: Any, padding: Padding | None = None) -> OnnxExecutor:
         loop = asyncio.get_running_loop()
-        started.append(OnnxExecutor("e", "cpu", 0, session_of(model), loop, padding))
+        started.append(OnnxExecutor(Seat("e", "cpu"), session_of(model), loop, padding))
         return started[-1]
 
     yield start
@@ -265,7 +266,7 @@ def other_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def test_a_loop_that_is_gone_ends_the_thread() -> None:
     with other_loop() as loop:
-        executor = OnnxExecutor("e", "cpu", 0, session_of(graphs.identity()), loop)
+        executor = OnnxExecutor(Seat("e", "cpu"), session_of(graphs.identity()), loop)
     executor.start(batch_of(key_of(rows(1, 0)[0]), rows(1, 1)), lambda _: None)
     executor._thread.join()
 
@@ -367,3 +368,20 @@ async def test_several_that_fail_with_padding_are_for_the_scheduler_to_part(
     completion, seen = await lengths_run(executor, monkeypatch, unequal(9, signal(4), signal(9)))
     assert seen == [9]
     assert "expected 3 along dimension 2" in str(completion.error)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux alone binds threads")
+async def test_its_thread_is_bound_where_its_seat_says() -> None:
+    class Session:
+        """Tells where it ran."""
+
+        def run(self, outputs: list[str], feeds: Any, options: Any = None) -> list[Array]:
+            where = os.sched_getaffinity(threading.get_native_id())
+            return [np.array([sorted(where)], np.float32)]
+
+    cpu = max(os.sched_getaffinity(0))
+    seat, loop = Seat("e", "cpux2", 1, cpu), asyncio.get_running_loop()
+    executor = OnnxExecutor(seat, cast("Any", Session()), loop)
+    given = rows(1, 1.0)
+    assert values(await run(executor, batch_of(key_of(given[0]), given))) == [[[[float(cpu)]]]]
+    await asyncio.to_thread(executor.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from onnx import external_data_helper
 
 from headrace.server.errors import LoadFailed
+from headrace.server.executors import resources
 from headrace.server.executors import session as module
 from headrace.server.executors.session import Provider, SessionOptions, open_session, resolve
 from server import graphs
@@ -165,3 +167,30 @@ def test_what_is_no_model_does_not_load(tmp_path: pathlib.Path, content: bytes) 
 def test_a_file_that_is_gone_does_not_load(tmp_path: pathlib.Path) -> None:
     with pytest.raises(LoadFailed, match=r"^gone\.onnx: "):
         open_session(tmp_path / "gone.onnx", SessionOptions())
+
+
+@pytest.mark.parametrize(("threads", "bound"), [(1, ""), (2, ""), (3, "6;8")])
+def test_threads_as_many_as_processors_are_bound_to_them(
+    monkeypatch: pytest.MonkeyPatch, file: pathlib.Path, threads: int, bound: str
+) -> None:
+    monkeypatch.setattr(ort, "InferenceSession", Recorded)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 2, 5}, raising=False)
+    monkeypatch.setattr(resources, "cpu_quota", lambda: None)
+    options = SessionOptions(Provider.CPU, threads)
+    open_session(file, options)
+    entry = Recorded.settings.get_session_config_entry
+    if bound:
+        assert entry("session.intra_op_thread_affinities") == bound
+        assert options.cpus == [2, 5, 7]
+    else:
+        with pytest.raises(RuntimeError):
+            entry("session.intra_op_thread_affinities")
+        assert options.cpus == []
+
+
+def test_threads_of_a_quota_are_not_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other groups' threads are on those processors too."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(resources, "cpu_quota", lambda: 2.0)
+    assert SessionOptions(Provider.CPU, 2).cpus == []
+    assert SessionOptions(Provider.CPU, 4).cpus == []

@@ -14,7 +14,7 @@ from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.server import inspect
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.onnx import OnnxExecutor, Payload
+from headrace.server.executors.onnx import OnnxExecutor, Payload, Seat
 from headrace.server.models.controls import ControlDeclaration, ControlKind
 from headrace.server.models.options import ModelOptions, read_options
 from headrace.server.models.probe import probe
@@ -91,7 +91,7 @@ async def test_states_are_gathered_and_given_back_along_their_own_axis() -> None
     key = spec.key(spec.inputs, members[0], ("y", "stateN"))
     assert all(spec.key(spec.inputs, member, ("y", "stateN")) == key for member in members)
     requests = [Request(key, Payload(m), 0.0, rows=n) for m, n in zip(members, rows, strict=True)]
-    executor = OnnxExecutor("e", "cpu", 0, session, asyncio.get_running_loop())
+    executor = OnnxExecutor(Seat("e", "cpu"), session, asyncio.get_running_loop())
     try:
         done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         executor.start(Batch(key, requests, "e", Reason.FULL, 0.0), done.set_result)

@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -88,6 +88,16 @@ class Session(Protocol):
 Job = tuple[Batch, Callable[[Completion], None]]
 
 
+class Seat(NamedTuple):
+    """A place for an executor, whichever holds it. `kind` and `team` as the batcher has them; cpu:
+    the number of the processor that its thread is bound to, None for any."""
+
+    name: str
+    kind: str
+    team: int = 0
+    cpu: int | None = None
+
+
 class OnnxExecutor:
     """One instance of a model: a thread that runs one batch at a time.
 
@@ -98,23 +108,19 @@ class OnnxExecutor:
 
     def __init__(
         self,
-        name: str,
-        kind: str,
-        team: int,
+        seat: Seat,
         session: Session,
         loop: asyncio.AbstractEventLoop,
         padding: Padding | None = None,
     ) -> None:
-        self.name = name
-        self.kind = kind
-        self.team = team
+        self.name, self.kind, self.team, self._cpu = seat
         self._session = session
         self._loop = loop
         self._padding = padding
         self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
         self._thread.start()
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
@@ -142,6 +148,8 @@ class OnnxExecutor:
     def _work(self) -> None:
         if self.kind.startswith(Provider.CPU.value):
             _give_way()
+        if self._cpu is not None:
+            os.sched_setaffinity(threading.get_native_id(), {self._cpu})
         while (job := self._jobs.get()) is not None:
             batch, done = job
             assert self._current is not None

@@ -21,6 +21,20 @@ def usable_cpus() -> int:
     return max(1, min(allowed, math.ceil(quota)) if quota else allowed)
 
 
+def cpus_for(threads: int) -> list[int]:
+    """The numbers of the processors that `threads` threads have for themselves, one each: where
+    they are as many as this process may use. Empty where they are not, or for a single one.
+
+    A thread that waits for others in the midst of a run should not have to share with one of them,
+    and where it ran last is where the kernel puts it after a pause, whoever else is there.
+    """
+    try:
+        allowed = sorted(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return []
+    return allowed if 1 < threads == len(allowed) == usable_cpus() else []
+
+
 def usable_memory() -> int | None:
     """Bytes that this machine has and the control group allows; None where neither is known."""
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import onnxruntime as ort
 
 from headrace.server.errors import LoadFailed
+from headrace.server.executors.resources import cpus_for
 
 
 class Provider(enum.Enum):
@@ -34,6 +35,12 @@ class SessionOptions:
     inter_op_threads: int = 1
     device_id: int = 0
     operator_libraries: tuple[pathlib.Path, ...] = ()
+
+    @property
+    def cpus(self) -> list[int]:
+        """Those that threads are bound to, the one of the thread that runs it first; empty where
+        the system places them."""
+        return cpus_for(self.intra_op_threads) if self.provider is Provider.CPU else []
 
 
 def resolve(wanted: Provider) -> Provider:
@@ -68,6 +75,9 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
     if options.inter_op_threads > 1:
         settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     _set_spinning(settings, options.intra_op_threads)
+    if options.cpus:  # the first is the caller's; ONNX Runtime counts from 1
+        others = ";".join(str(cpu + 1) for cpu in options.cpus[1:])
+        settings.add_session_config_entry("session.intra_op_thread_affinities", others)
     # What fails is raised too; ONNX Runtime's own lines would come between ours, uncaught by any
     # handler, one for each failing or cancelled run.
     settings.log_severity_level = 4

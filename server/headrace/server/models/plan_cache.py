@@ -27,7 +27,7 @@ from headrace.server.models.profile import Profile, profile_key
 from headrace.server.models.spec import ModelSpec
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 
 
 def digest(path: pathlib.Path) -> str:

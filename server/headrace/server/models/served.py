@@ -20,7 +20,7 @@ from headrace.batcher.runner import Runner
 from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.layout import PLAIN
-from headrace.server.executors.onnx import Key, OnnxExecutor, Session, run_session
+from headrace.server.executors.onnx import Key, OnnxExecutor, Seat, Session, run_session
 from headrace.server.executors.session import Provider, SessionOptions, open_session
 from headrace.server.models.lengths import Lengths
 from headrace.server.models.operators import OperatorLibraries
@@ -102,10 +102,10 @@ class ServedModel:
         self.quality = quality_of(spec, options.quality, opened.labels)
         self._closing: asyncio.Task[None] | None = None
         self._path, self._stamp = opened.path, opened.stamp
-        self._seats = {seat.name: seat for seat, _ in _seats(opened)}
+        self._places = {place.name: place for place, _ in _places(opened)}
         self._executors: list[OnnxExecutor] = []
-        for seat, session in _seats(opened):
-            self._seated(seat.name, session)
+        for place, session in _places(opened):
+            self._seated(place.name, session)
         hang = options.hang_seconds or host.hang_seconds
         limits = Limits(max_batch_rows=spec.max_batch_size, hang_seconds=hang)
         if options.max_queued_requests:
@@ -149,10 +149,10 @@ class ServedModel:
 
     def _seated(self, name: str, session: Session) -> OnnxExecutor:
         """A new executor for the place called `name`."""
-        seat, loop = self._seats[name], asyncio.get_running_loop()
-        executor = OnnxExecutor(
-            name, seat.layout.kind, seat.team, session, loop, self.padding.padding
-        )
+        place, loop = self._places[name], asyncio.get_running_loop()
+        cpu = next(iter(place.layout.session.cpus), None)
+        seat = Seat(name, place.layout.kind, place.team, cpu)
+        executor = OnnxExecutor(seat, session, loop, self.padding.padding)
         self._executors.append(executor)
         return executor
 
@@ -162,7 +162,7 @@ class ServedModel:
             raise LoadFailed(
                 f"{self._path.name} is not what it was when the model was loaded: load it again"
             )
-        opened = open_session(self._path, self._seats[name].layout.session)
+        opened = open_session(self._path, self._places[name].layout.session)
         session = open_rows(self.spec, opened)
         _warm_up(self.plan, self.spec, [[session]])
         return session
@@ -205,7 +205,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seat:
+class _Place:
     """A place for an executor, whichever holds it."""
 
     name: str
@@ -213,14 +213,14 @@ class _Seat:
     layout: Layout
 
 
-def _seats(opened: Opened) -> Iterator[tuple[_Seat, Session]]:
+def _places(opened: Opened) -> Iterator[tuple[_Place, Session]]:
     """Every place, with the session for it."""
     spec = opened.spec
     for (team, layout), sessions in zip(opened.plan.layouts, opened.sessions, strict=True):
         between = "-" if layout.kind[-1].isdigit() else ""
         for number, session in enumerate(sessions):
             name = f"{spec.name}/{spec.version}/{layout.kind}{between}{number}"
-            yield _Seat(name, team, layout), session
+            yield _Place(name, team, layout), session
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int, int]:
