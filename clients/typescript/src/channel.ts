@@ -62,10 +62,16 @@ class Connection extends Http2SessionManager {
   async close(): Promise<void> {
     const session = this.#session;
     if (session !== undefined && !session.destroyed) {
-      const signal = AbortSignal.timeout(FAREWELL_MS);
-      const closed = once(session, "close", { signal }).catch(() => undefined);
+      // A timer of its own: nothing else might keep the process alive for so long, and one that ends
+      // while it waits says that it has failed.
+      const late = new AbortController();
+      const timer = setTimeout(() => {
+        late.abort();
+      }, FAREWELL_MS);
+      const closed = once(session, "close", { signal: late.signal }).catch(() => undefined);
       session.close();
       await closed;
+      clearTimeout(timer);
     }
     this.abort();
   }

@@ -66,6 +66,15 @@ describe("against the real server", () => {
 
   after(() => stop(server));
 
+  test("the example ends, and with success", { timeout: 60_000 }, async () => {
+    // In a process of its own: here other tests keep the event loop alive.
+    const program = fileURLToPath(new URL("../examples/calls.js", import.meta.url));
+    const example = spawn(process.execPath, [program, running, "double"], {
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+    assert.deepEqual(await once(example, "exit"), [0, null]);
+  });
+
   test("calls go on where one of several servers is gone", { timeout: 60_000 }, async () => {
     const gone = await closedPort();
     const inputs = { x: new Tensor("FP32", [1, 1], Float32Array.of(21)) };

@@ -24,7 +24,8 @@ def need_arrow() -> None:
     """Raises ConfigurationError where Arrow is not installed."""
     if importlib.util.find_spec("pyarrow") is None:
         raise ConfigurationError(
-            "Parquet needs pyarrow, which comes with an extra: pip install 'headrace[batch]'"
+            "Parquet needs pyarrow, which comes with an extra: pip install 'headrace[batch]', "
+            "or '.[batch]' in a checkout; answers can do without: --format npz"
         )
 
 
