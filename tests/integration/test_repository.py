@@ -338,6 +338,7 @@ def test_cuda_that_is_not_there(tmp_path: pathlib.Path) -> None:
             assert "CUDA execution provider was asked for" in index[name].reason
             assert "headrace[gpu]" in index[name].reason
         assert _answer(client, "fine") == 2
-    done = server.run("serve", repository / "fine", "--provider=cuda", "--grpc-port=0")
+    ports = ("--grpc-port=0", "--http-port=0")
+    done = server.run("serve", repository / "fine", "--provider=cuda", *ports)
     assert done.returncode == 1
     assert "headrace[gpu]" in done.stderr
