@@ -357,6 +357,7 @@ async def test_when_the_supervisor_is_killed_nothing_is_left(tmp_path: pathlib.P
 
 
 def test_a_model_process_that_cannot_start_tells_why_once(tmp_path: pathlib.Path) -> None:
-    ended = server.run("serve", tmp_path / "none", "--front-processes=1", "--grpc-port=0")
+    flags = ("--front-processes=1", "--grpc-port=0", "--http-port=0")
+    ended = server.run("serve", tmp_path / "none", *flags)
     assert ended.returncode == 2
     assert ended.stderr.count("headrace serve:") == 1
