@@ -6,6 +6,7 @@ Both sides speak the protocol's messages; only gRPC itself is left out. Time is 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from server.streams.conftest import OneModel
 LIMITS = StreamLimits(sessions=4, connection_sessions=3, buffer=64, ttl=100.0)
 # Bytes that a session may hold unasked: how deliveries are written down.
 _SLACK = 8192
+_LAST_TURNS = 2000
 _TURNS = 30
 
 
@@ -48,6 +50,7 @@ class Line:
         self.task: asyncio.Task[None]
         self.closed = False
         self.held: dict[int, Held] = {}  # by handle
+        self.returning: Counter[int] = Counter()  # by handle, those resumed who were not told yet
 
     async def read(self) -> Any:
         return await self.incoming.get()
@@ -218,9 +221,12 @@ class World:
                     assert event.error.code != grpc.StatusCode.INTERNAL.value[0], event.error
                     assert event.error.message
                     self.errors.append(event.error)
-                    if event.error.reason == "SESSION_TAKEN":
+                    # Of a line that did not read it may be older than who is there now.
+                    if event.error.reason == "SESSION_TAKEN" and not line.returning[event.handle]:
                         line.held.pop(event.handle, None)
-                elif event.delivery:
+                elif event.WhichOneof("event") == "resumed":
+                    line.returning[event.handle] -= 1
+                elif event.delivery and event.handle in line.held:  # else of one taken elsewhere
                     line.held[event.handle].take(event)
         line.written.clear()
 
@@ -250,7 +256,9 @@ class World:
         for line in self.lines:
             line.reads.set()
         stopping = asyncio.get_running_loop().create_task(self.service.drain())
-        while not stopping.done():
+        for _ in range(_LAST_TURNS):
+            if stopping.done():
+                break
             self.finish(failed=False)
             await self.settle()
             for line in self.lines:
@@ -259,6 +267,7 @@ class World:
                         ack = pb.Command(handle=handle, ack=pb.Ack(delivery=held.delivery))
                         line.incoming.put_nowait(pb.StreamRequest(commands=[ack]))
             await asyncio.sleep(0.001)
+        assert stopping.done(), f"still open: {self.manager._sessions}"
         await stopping
         await self.settle()
         for line in self.lines:

@@ -279,8 +279,14 @@ class Streams(RuleBasedStateMachine):
 
     async def _resume(self, held: Held, pick: int, handle: int, asked: pb.Resume) -> None:
         world, line = self.world, self.line(pick)
-        live = world.manager._sessions.get(held.opened.session_id)
-        before = None if live is None else (live.connection, live.handle)
+        taken: list[object] = []
+        resume = world.manager.resume
+
+        def watched(*given: Any) -> Any:
+            taken.append(live := resume(*given))
+            return live
+
+        world.manager.resume = watched  # type: ignore[assignment, method-assign]
         line.incoming.put_nowait(
             pb.StreamRequest(commands=[pb.Command(handle=handle, resume=asked)])
         )
@@ -288,16 +294,15 @@ class Streams(RuleBasedStateMachine):
         others = [other for other in world.lines if held in other.held.values()]
         for other in others:
             world._receive(other)
-        taken = False
         for _ in range(5):
             await asyncio.sleep(0)
-            if live is not None and (live.connection, live.handle) != before:
-                taken = True
+        world.manager.resume = resume  # type: ignore[method-assign]
         if taken:
             assert held.opened.resume_token == asked.resume_token
             for other in others:
                 other.held = {h: s for h, s in other.held.items() if s is not held}
             line.held[handle] = held
+            line.returning[handle] += 1
             held.go_back(asked.delivery)
         await world.settle()
 

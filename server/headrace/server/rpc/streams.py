@@ -206,7 +206,7 @@ class _Connection:
                 self._admitted,
             )
             event = self._resumed(live)
-        if holder is not None:
+        if holder is not None and holder is not live:
             self._manager.detach(holder)  # told all, and its end not acknowledged
         self._sessions[handle] = live
         self._reply(handle, event.SerializeToString())

@@ -143,7 +143,7 @@ class SessionManager:
             )
         admit(live.terms.recipe.model)
         live.session.resume(delivery)
-        if live.connection is not None:
+        if live.connection is not None and (live.connection, live.handle) != (connection, handle):
             live.connection.taken(live)
         if live.expiry is not None:
             live.expiry.cancel()

@@ -187,10 +187,10 @@ class Session:
             self._retries.popleft()
             return work
         windower = self.windower
-        while not self.closed and not self._full():
+        while not self.closed:
             if windower.at_mark:
                 self._pass_mark()
-            elif not windower.waiting:
+            elif not windower.waiting or self._full():
                 break
             elif late := self._late(now):
                 self._drop(late, GapReason.LATE, "the latency objective passed before it could run")
