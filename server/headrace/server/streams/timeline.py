@@ -7,6 +7,7 @@ from collections import deque
 
 # Of one time that is kept, about: a chunk brings two. Chunks of one sample make it the most of all.
 ENTRY_BYTES = 128
+_LAST_NS = 2**63 - 1
 
 
 class Timeline:
@@ -33,10 +34,11 @@ class Timeline:
             anchors.popleft()
 
     def taken(self, position: int, after: int = 0) -> int:
-        """Nanoseconds of the client's clock, `after` samples after that at `position`."""
+        """Nanoseconds of the client's clock, `after` samples after that at `position`; at most what
+        can be told, should that clock stand at its end."""
         at = bisect_right(self._anchors, position, key=lambda anchor: anchor[0])
         start, timestamp = self._anchors[max(0, at - 1)]
-        return timestamp + round((position + after - start) * 1e9 / self._rate)
+        return min(timestamp + round((position + after - start) * 1e9 / self._rate), _LAST_NS)
 
     def arrived(self, position: int, now: float) -> None:
         """All samples before `position` are here; a flush says so once more."""
