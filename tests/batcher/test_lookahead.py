@@ -12,7 +12,7 @@ import pytest
 from headrace.batcher import learned
 from headrace.batcher.group import Group, group
 from headrace.batcher.learned import Learned
-from headrace.batcher.lookahead import choose, pressed
+from headrace.batcher.lookahead import choose, deadlines_press
 from headrace.batcher.request import Batch, Dispatch, Request
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Limits
@@ -89,7 +89,7 @@ def test_of_a_queue_most_are_in_time_who_could_be(monkeypatch: pytest.MonkeyPatc
     queues = [[dice.choice(slacks) for _ in range(20)] for _ in range(200)]
     found, best = sum(map(answered, queues)), sum(map(most_answered, queues))
     assert found >= 0.84 * best
-    monkeypatch.setattr(learned, "pressed", lambda *_: False)
+    monkeypatch.setattr(learned, "deadlines_press", lambda *_: False)
     assert sum(map(answered, queues)) < found
 
 
@@ -98,25 +98,25 @@ def test_a_batch_leaves_time_for_the_next() -> None:
     sched = scheduler()
     for deadline in (0.0205,) * 8 + (0.0285,) * 4:
         sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=deadline))
-    assert pressed(sched.state, seen(sched, 0.0), 8, 0.0)
+    assert deadlines_press(sched.state, seen(sched, 0.0), 8, 0.0)
 
 
 def test_nothing_presses_without_deadlines() -> None:
     sched = scheduler()
     for _ in range(30):
         sched.submit(Request(key="k", payload=None, arrival=0.0))
-    assert not pressed(sched.state, seen(sched, 0.0), 8, 0.0)
+    assert not deadlines_press(sched.state, seen(sched, 0.0), 8, 0.0)
 
 
 def test_the_size_is_one_that_the_queue_has() -> None:
     sched = scheduler()
     sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.0065))
-    size = choose(sched.state, seen(sched, 0.0), 1, 0.5, 0.0)
+    size = choose(sched.state, seen(sched, 0.0), 1, 0.0)
     assert size is not None
-    assert (size.rows, size.skipped) == (1, 0)
+    assert size.rows == 1
 
 
 def test_those_too_late_for_every_size_are_not_chosen_for() -> None:
     sched = scheduler()
     sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.007))
-    assert choose(sched.state, seen(sched, 0.005), 1, 0.5, 0.005) is None
+    assert choose(sched.state, seen(sched, 0.005), 1, 0.005) is None

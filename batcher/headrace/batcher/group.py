@@ -11,6 +11,8 @@ from headrace.batcher.queue import Queue
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 
+_HIGHEST_LOAD = 0.98
+
 
 class Group(NamedTuple):
     """The waiting requests of one key, as an idle executor sees them.
@@ -29,6 +31,11 @@ class Group(NamedTuple):
     demand: Demand
     asked: float
     rate: float
+
+    @property
+    def load(self) -> float:
+        """The share of the executors' time that is asked for, below 1."""
+        return min(_HIGHEST_LOAD, self.asked / len(self.peers))
 
     @property
     def patience(self) -> float:

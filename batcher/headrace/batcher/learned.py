@@ -21,14 +21,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from headrace.batcher.group import Group, group
-from headrace.batcher.lookahead import choose, pressed
+from headrace.batcher.lookahead import choose, deadlines_press
 from headrace.batcher.placement import place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
 from headrace.batcher.waiting import wait_until
-
-_HIGHEST_LOAD = 0.98
 
 
 class Learned:
@@ -88,11 +86,6 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
             yield request
 
 
-def _load(seen: Group) -> float:
-    """The share of the executors' time that is asked for."""
-    return min(_HIGHEST_LOAD, seen.asked / len(seen.peers))
-
-
 def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
     """The size to want when no deadline presses, and what keeps it from being larger."""
     queue, plan, peers = seen.queue, seen.plan, seen.peers
@@ -101,7 +94,7 @@ def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
     # On a pressed device a second batch would only take time from what both wait for.
     idle = 1 if pressed else sum(state.running[e] is None for e in peers)
     limit = min(queue.rows, plan.largest)
-    size = plan.best(queue.rows / (1 - _load(seen)) / idle, limit)
+    size = plan.best(queue.rows / (1 - seen.load) / idle, limit)
     sustaining = min(limit, plan.sustaining(seen.rate / executors))
     if len(state.queues) == 1:
         size = max(size, sustaining)
@@ -131,11 +124,9 @@ def _in_time(state: State, seen: Group, wanted: int, now: float) -> tuple[list[R
 
     Where other keys wait, only the batch at hand is looked at.
     """
-    if len(state.queues) == 1 and pressed(state, seen, wanted, now):
-        size = choose(state, seen, wanted, _load(seen), now)
+    if len(state.queues) == 1 and deadlines_press(state, seen, wanted, now):
+        size = choose(state, seen, wanted, now)
         if size is not None:
-            if not size.skipped:
-                return [], size.rows
             return _passed_over(seen, size.rows, now)[0], size.rows
     return _for_its_own(seen, wanted, now)
 

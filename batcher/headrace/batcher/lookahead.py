@@ -38,11 +38,10 @@ _HALF = 0.5
 
 
 class Size(NamedTuple):
-    """A choice. lost: rows expected to be late, `skipped` of them now, being too late for `rows`.
+    """A choice. lost: rows expected to be late, those among them that are too late for this batch.
     rate: rows answered for each second of an executor."""
 
     rows: int
-    skipped: int
     lost: int
     rate: float
 
@@ -68,7 +67,7 @@ class _Ahead(NamedTuple):
     until: float
 
 
-def pressed(state: State, seen: Group, wanted: int, now: float) -> bool:
+def deadlines_press(state: State, seen: Group, wanted: int, now: float) -> bool:
     """Whether a batch of `wanted` rows, or the one after it, is likely to be late for somebody."""
     queue, seconds, guard = seen.queue, seen.plan.seconds, seen.table.guard
     if math.isinf(seen.demand.patience) or math.isinf(queue.head.deadline):
@@ -84,12 +83,12 @@ def pressed(state: State, seen: Group, wanted: int, now: float) -> bool:
     return (until + seconds[min(max(rows, 1), seen.plan.largest)]) * guard > slack
 
 
-def choose(state: State, seen: Group, wanted: int, load: float, now: float) -> Size | None:
+def choose(state: State, seen: Group, wanted: int, now: float) -> Size | None:
     """The size to take under pressure; None where a steady overload decides it.
 
-    wanted: the size to take if nothing pressed. load: as in `_Ahead`.
+    wanted: the size to take if nothing pressed.
     """
-    ahead = _expected(state, seen, wanted, load, now)
+    ahead = _expected(state, seen, wanted, now)
     tried = [_played_out(ahead, size) for size in _candidates(ahead, wanted)]
     found = [size for size in tried if size is not None]
     if not found:
@@ -102,7 +101,7 @@ def choose(state: State, seen: Group, wanted: int, load: float, now: float) -> S
     return max(found, key=lambda size: (size.rate, size.rows))
 
 
-def _expected(state: State, seen: Group, wanted: int, load: float, now: float) -> _Ahead:
+def _expected(state: State, seen: Group, wanted: int, now: float) -> _Ahead:
     plan, rate, patience = seen.plan, max(seen.rate, _SLOWEST), seen.demand.patience
     most = _LARGEST_BATCHES * plan.largest
     waiting = (request.deadline - now for request in seen.queue for _ in range(request.rows))
@@ -116,7 +115,7 @@ def _expected(state: State, seen: Group, wanted: int, load: float, now: float) -
         [patience + (n + _HALF) / rate for n in range(min(int(rate * until), most))],
         [state.free_in(peer, now) for peer in seen.peers if peer != seen.executor],
         rate,
-        load,
+        seen.load,
         plan.allowed(rate, seen.patience, len(seen.peers)),
         plan.needed(rate, seen.patience, len(seen.peers)),
         until,
@@ -151,7 +150,7 @@ def _played_out(ahead: _Ahead, rows: int) -> Size | None:
     for taken, missed in _batches(ahead, slacks[skipped + rows :], free):
         later += taken
         lost += missed
-    return Size(rows, skipped, skipped + lost, (rows + later) * len(free) / sum(free))
+    return Size(rows, skipped + lost, (rows + later) * len(free) / sum(free))
 
 
 def _batches(ahead: _Ahead, waiting: list[float], free: list[float]) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from headrace.batcher.cost import CostTable
+from headrace.batcher.group import group
 from headrace.batcher.queue import Queue
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
@@ -33,7 +34,7 @@ _TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 512
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
-_HIGHEST_LOAD, _LONG = 0.98, 64.0
+_LONG = 64.0
 
 
 class Place(NamedTuple):
@@ -69,10 +70,9 @@ def _other_team(state: State, key: Hashable, queue: Queue, now: float) -> Place 
     alone = queue.rows == 1 and state.crowd < _ALONE
     margin = _NOT_CLEARLY_WORSE if alone else _CLEARLY
     expected = max(float(queue.rows), 1 + state.crowd)
-    if not alone and ours.plan is not None:
-        # As in `learned.py`: so many will have been here before the queue is empty.
-        rate = state.demands.of(key).rate(now) / (len(state.executors) * ours.plan.peak_rate)
-        expected = min(expected / (1 - min(rate, _HIGHEST_LOAD)), max(_LONG, expected))
+    seen = None if alone else group(state, key, state.executors[0], now)
+    if seen is not None:  # so many will have been here before the queue is empty
+        expected = min(expected / (1 - seen.load), max(_LONG, expected))
     for executor in others:
         theirs = state.table(executor, key, row_bytes)
         if ours.plan is None or theirs.plan is None:

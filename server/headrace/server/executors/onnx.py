@@ -9,6 +9,7 @@ until the run has returned, also when the run is told to stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import queue
@@ -149,7 +150,8 @@ class OnnxExecutor:
         if self.kind.startswith(Provider.CPU.value):
             _give_way()
         if self._cpu is not None:
-            os.sched_setaffinity(threading.get_native_id(), {self._cpu})
+            with contextlib.suppress(OSError):  # that processor may have been taken away since
+                os.sched_setaffinity(threading.get_native_id(), {self._cpu})
         while (job := self._jobs.get()) is not None:
             batch, done = job
             assert self._current is not None

@@ -102,10 +102,11 @@ class ServedModel:
         self.quality = quality_of(spec, options.quality, opened.labels)
         self._closing: asyncio.Task[None] | None = None
         self._path, self._stamp = opened.path, opened.stamp
-        self._places = {place.name: place for place, _ in _places(opened)}
+        seats = list(_seats(opened))
+        self._seats = {seat.name: (seat, options) for seat, options, _ in seats}
         self._executors: list[OnnxExecutor] = []
-        for place, session in _places(opened):
-            self._seated(place.name, session)
+        for seat, _, session in seats:
+            self._seated(seat.name, session)
         hang = options.hang_seconds or host.hang_seconds
         limits = Limits(max_batch_rows=spec.max_batch_size, hang_seconds=hang)
         if options.max_queued_requests:
@@ -149,9 +150,8 @@ class ServedModel:
 
     def _seated(self, name: str, session: Session) -> OnnxExecutor:
         """A new executor for the place called `name`."""
-        place, loop = self._places[name], asyncio.get_running_loop()
-        cpu = next(iter(place.layout.session.cpus), None)
-        seat = Seat(name, place.layout.kind, place.team, cpu)
+        seat, _ = self._seats[name]
+        loop = asyncio.get_running_loop()
         executor = OnnxExecutor(seat, session, loop, self.padding.padding)
         self._executors.append(executor)
         return executor
@@ -162,7 +162,8 @@ class ServedModel:
             raise LoadFailed(
                 f"{self._path.name} is not what it was when the model was loaded: load it again"
             )
-        opened = open_session(self._path, self._places[name].layout.session)
+        _, options = self._seats[name]
+        opened = open_session(self._path, options)
         session = open_rows(self.spec, opened)
         _warm_up(self.plan, self.spec, [[session]])
         return session
@@ -204,23 +205,15 @@ class ServedModel:
             self.quality.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A place for an executor, whichever holds it."""
-
-    name: str
-    team: int
-    layout: Layout
-
-
-def _places(opened: Opened) -> Iterator[tuple[_Place, Session]]:
-    """Every place, with the session for it."""
+def _seats(opened: Opened) -> Iterator[tuple[Seat, SessionOptions, Session]]:
+    """Every place, with the session for it and how that was opened."""
     spec = opened.spec
     for (team, layout), sessions in zip(opened.plan.layouts, opened.sessions, strict=True):
         between = "-" if layout.kind[-1].isdigit() else ""
+        cpu = next(iter(layout.session.cpus), None)
         for number, session in enumerate(sessions):
             name = f"{spec.name}/{spec.version}/{layout.kind}{between}{number}"
-            yield _Place(name, team, layout), session
+            yield Seat(name, layout.kind, team, cpu), layout.session, session
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int, int]:

@@ -64,9 +64,9 @@ class MetricsWriter:
     def write(self, families: Families) -> MetricsData:
         now = max(time.time_ns(), self._latest + 1)  # the clock may have been put back
         _add_process(families)
-        for family in families:
-            for began in family.began:
-                self._starts.setdefault(began, self._latest)
+        known, self._starts = self._starts, {}
+        for began in (0, *(began for family in families for began in family.began)):
+            self._starts[began] = known.get(began, self._latest)
         self._latest = now
         metrics = [
             Metric(family.name, family.help, family.unit, self._data(family, now))
