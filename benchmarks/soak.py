@@ -2,8 +2,8 @@
 
 `headrace serve` runs in a process of its own, with executors that fail on demand; callers here know
 the right answers and count how each of their requests ends. First the server's saturation is
-measured, callers and server sharing the machine; every load is a part of it. The model takes a few
-milliseconds for a row. Times are the callers'.
+measured; every load is a part of it. Callers have one processor and the server the others, where
+there are two at least. Times are the callers'.
 
 Exits with 1 if a request was lost or answered wrong, an answer was late and not counted, a server
 did not end with 0, or one grew by more than 32 MiB while its model was loaded anew again and again;
@@ -29,9 +29,17 @@ from soaking.callers import Callers, End, Tally, after, calling
 from soaking.counters import late_answers
 from soaking.lateness import compare
 from soaking.report import Row, markdown, terminal
-from soaking.serving import Server, jumping_clock, serving, steps_for, write_repository
+from soaking.serving import (
+    Server,
+    jumping_clock,
+    part_from_callers,
+    serving,
+    steps_for,
+    write_repository,
+)
 
-ROW_SECONDS = 0.008
+# As a model that is worth a server takes; refusals cost more than the answers of one much lighter.
+ROW_SECONDS = 0.025
 CALLERS = 32
 # Bytes that a server may hold more after it has loaded a model anew, however often.
 GROWTH = 32 << 20
@@ -48,6 +56,16 @@ class Plan:
     many: int
     hang: float
     deadline: float = 0.25
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is tested. row_seconds: of the model, on one thread. flags: further ones of `headrace
+    serve`. cpus: the server's processors, None for all."""
+
+    row_seconds: float = ROW_SECONDS
+    flags: tuple[str, ...] = ()
+    cpus: set[int] | None = None
 
 
 SHORT = Plan(unit=0.4, calm=1, reloads=2, many=3, hang=0.3)
@@ -161,19 +179,23 @@ async def first_server(plan: Plan, soak: Soak) -> None:
     await soak.sigterm()
 
 
-async def run(plan: Plan, folder: pathlib.Path, console: Console) -> tuple[Soak, list[int | None]]:
+async def run(
+    plan: Plan, side: Side, folder: pathlib.Path, console: Console
+) -> tuple[Soak, list[int | None]]:
     """What came of it, with all rows, and what each server ended with."""
     models = folder / "models"
-    write_repository(models, steps_for(ROW_SECONDS))
-    hang = f"--hang-seconds={plan.hang}"
-    with serving(models, folder / "log", hang) as server:
+    write_repository(models, steps_for(side.row_seconds))
+    flags = (f"--hang-seconds={plan.hang}", *side.flags)
+    with serving(models, folder / "log", *flags, cpus=side.cpus) as server:
         async with calling(server.grpc) as callers:
             soak = Soak(plan, server, callers, console)
             await first_server(plan, soak)
     codes, full = [server.process.returncode], pathlib.Path("/dev/full")
     with (
         jumping_clock(folder) as (environment, clock),
-        serving(models, full, hang, "--access-log=true", environment=environment) as server,
+        serving(
+            models, full, *flags, "--access-log=true", environment=environment, cpus=side.cpus
+        ) as server,
     ):
         async with calling(server.grpc) as callers:
             second = Soak(plan, server, callers, console)
@@ -209,11 +231,21 @@ def main() -> int:
         help="share of the goodput at saturation that three times as much load may cost (default "
         "0.1); not looked at with --short",
     )
+    parser.add_argument(
+        "--row-ms",
+        type=float,
+        default=1e3 * ROW_SECONDS,
+        help=f"what one row takes on one thread, milliseconds (default {1e3 * ROW_SECONDS:.0f}); "
+        "with few, it is the front that is overloaded",
+    )
+    parser.add_argument("--rpc-engine", default="auto", help="of the server (default auto)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args()
     console, plan = Console(), SHORT if options.short else long(options.minutes)
+    flags = (f"--rpc-engine={options.rpc_engine}",)
+    side = Side(options.row_ms / 1e3, flags, part_from_callers())
     with tempfile.TemporaryDirectory() as folder:
-        soak, codes = asyncio.run(run(plan, pathlib.Path(folder), console))
+        soak, codes = asyncio.run(run(plan, side, pathlib.Path(folder), console))
     rows = soak.rows
     if options.markdown:
         print(markdown(rows))

@@ -112,14 +112,27 @@ class Server:
         return self.process.wait(60)
 
 
+def part_from_callers() -> set[int] | None:
+    """Leaves this process, whose threads are the callers, one processor, and returns the others for
+    the server: what callers cost must not be taken for what the server does. None, and nothing is
+    changed, where there is only one or it cannot be chosen (Linux alone lets us)."""
+    if sys.platform != "linux" or len(every := os.sched_getaffinity(0)) < 2:
+        return None
+    own = max(every)
+    os.sched_setaffinity(0, {own})
+    return every - {own}
+
+
 @contextlib.contextmanager
 def serving(
     models: pathlib.Path,
     log: pathlib.Path,
     *arguments: str,
     environment: Mapping[str, str] | None = None,
+    cpus: set[int] | None = None,
 ) -> Iterator[Server]:
-    """The faulty server on free ports, its log in `log`, killed at the end if it has not ended."""
+    """The faulty server on free ports, its log in `log`, killed at the end if it has not ended.
+    `cpus`: the processors that it may use, None for all of them."""
     command = [sys.executable, str(_FAULTY), "serve", str(models), *arguments]
     command += ["--grpc-port=0", "--http-port=0", "--cache-dir=off", "--log-format=json"]
     with log.open("w") as stderr:
@@ -131,6 +144,8 @@ def serving(
             # Output that is not buffered cannot fail at the end: a server must end well without.
             env={**os.environ, "PYTHONUNBUFFERED": "", **(environment or {})},
         )
+    if cpus is not None:  # long before it counts them: Python has not begun yet
+        os.sched_setaffinity(process.pid, cpus)
     assert process.stdout is not None
     try:
         words = process.stdout.readline().split()
