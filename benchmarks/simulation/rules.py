@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -164,16 +165,16 @@ class PolicyRule:
 
     def _profile(self) -> None:
         given, state = self._simulation.trace, self._scheduler.state
-        table, spent, run = state.cost.table("device", 0, float(self._bytes[0])), 0.0, 0
+        runs: list[tuple[int, float]] = []
         for size in sizes_to_profile(state.limits.max_batch_rows):
             for _ in range(_PROFILE_RUNS):
-                if spent > _PROFILE_BUDGET:
-                    return
                 # Throws of its own, from the end: those of the simulation start from the front.
-                run += 1
-                seconds = given.tables[0][size] * given.noise[-run]
-                table.observe(size, seconds)
-                spent += seconds
+                runs.append((size, given.tables[0][size] * given.noise[-1 - len(runs)]))
+        spent = itertools.accumulate((seconds for _, seconds in runs), initial=0.0)
+        within = [
+            run for run, before in zip(runs, spent, strict=False) if before <= _PROFILE_BUDGET
+        ]
+        state.cost.table("device", 0, float(self._bytes[0])).profile(within)
 
     def arrive(self, first: int, last: int) -> None:
         simulation = self._simulation

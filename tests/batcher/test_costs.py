@@ -131,6 +131,44 @@ def test_after_that_a_gain_is_found_step_by_step() -> None:
     assert by_the_row(table, 64) == pytest.approx(by_the_row(table, 16))
 
 
+def profiled() -> CostTable:
+    table = CostTable(64)
+    table.profile([(n, linear(n)) for n in (1, 2, 4, 8, 16, 32, 64) for _ in range(2)])
+    return table
+
+
+def test_what_was_only_profiled_follows_what_is_run() -> None:
+    table = profiled()
+    for _ in range(40):
+        table.observe(8, 2 * linear(8))
+    assert table.seconds(64) == pytest.approx(2 * linear(64), rel=0.2)
+    assert table.seconds(1) == pytest.approx(2 * linear(1), rel=0.2)
+
+
+def test_a_profile_stands_where_runs_agree_with_it() -> None:
+    table = profiled()
+    for _ in range(40):
+        table.observe(8, 1.08 * linear(8))
+    assert table.seconds(64) == pytest.approx(linear(64), rel=0.02)
+
+
+def test_a_size_that_was_run_itself_follows_no_other() -> None:
+    table = profiled()
+    for _ in range(40):
+        table.observe(64, linear(64))
+        table.observe(8, 2 * linear(8))
+    assert table.seconds(64) == pytest.approx(linear(64), rel=0.1)
+
+
+def test_a_run_that_was_stopped_tells_only_that_it_takes_longer() -> None:
+    table, known = learned(), learned().seconds(32)
+    table.outlasted(32, known / 2)
+    assert table.seconds(32) == pytest.approx(known)
+    for _ in range(40):
+        table.outlasted(32, 3 * known)
+    assert table.seconds(32) > 2 * known
+
+
 def test_tables_are_bounded_in_number() -> None:
     model = CostModel(4)
     for key in range(2000):

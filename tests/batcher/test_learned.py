@@ -173,3 +173,22 @@ def test_a_share_without_deadlines_ends_where_a_tile_does(deadline: float, rows:
 def test_the_edge_is_the_smallest_size_of_the_highest_rate() -> None:
     plan = SizePlan([0.0, *map(tiles, range(1, 33))])
     assert [plan.edge(rows) for rows in (1, 7, 8, 9, 11, 15)] == [1, 7, 8, 8, 8, 15]
+
+
+def test_a_size_that_outlasts_its_callers_is_not_taken_for_ever() -> None:
+    """It takes three times what is believed, so that all have left before it ends."""
+    sched, now, patience = scheduler(pays, cap=64), 0.0, 2 * pays(64)
+    table, stopped = sched.state.cost.table("cpu", "k", 0.0), 0
+    for _ in range(30):
+        for _ in range(64):
+            sched.submit(Request(key="k", payload=None, arrival=now, deadline=now + patience))
+        for batch in batches(sched, now):
+            now += min(3 * pays(batch.rows), patience)
+            left = now == batch.started + patience
+            for request in batch.requests if left else ():
+                sched.cancel(request)
+            sched.complete("e0", now - batch.started, failed=left, now=now)
+            stopped += left
+        now += 0.001
+    assert stopped
+    assert table.seconds(64) > 1.9 * pays(64)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
+from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
 
 Numbers = npt.NDArray[np.float64]
@@ -61,6 +62,7 @@ class CostTable:
         # gain of.
         self._borrowed: set[int] = set()
         self._trusted = 0
+        self._profiled = Profiled({})
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -115,8 +117,9 @@ class CostTable:
             return False
         ratio = seconds / max(expected, 1e-9)
         clipped = min(seconds, _CLIP * expected) if self.observations > _FEW else seconds
-        if rows in self._borrowed:
+        if rows in self._borrowed or rows in self._profiled.untried:
             self._count[rows] = 0.0
+            self._profiled.untried.discard(rows)
         count = self._count[rows] = self._count.get(rows, 0.0) + 1
         old = self._mean.get(rows, expected)
         if count == 2 and clipped < old:
@@ -137,6 +140,17 @@ class CostTable:
             self._build()
             return True
         return False
+
+    def profile(self, runs: Iterable[tuple[int, float]]) -> None:
+        """Learns from runs that were made to measure: rows and seconds of each."""
+        for rows, seconds in runs:
+            self.observe(rows, seconds)
+        self._profiled = Profiled(self._mean)
+
+    def outlasted(self, rows: int, seconds: float) -> None:
+        """Learns from a run that was stopped after `seconds`: it takes at least as long."""
+        if self._table and rows <= self.largest and seconds > self._table[rows]:
+            self.observe(rows, seconds)
 
     def _make_own(self, rows: int, ratio: float) -> None:
         """The first size that is run says how far off the borrowed level was, the second whether
@@ -164,7 +178,7 @@ class CostTable:
     def _follow_drift(self, ratio: float) -> None:
         self._drift += 0.1 * (min(_CLIP_DRIFT, ratio) - self._drift)
         if self.observations > 20 and not _STEADY[0] < self._drift < _STEADY[1]:
-            for size in self._mean:
+            for size in self._mean.keys() - self._profiled.untried:
                 self._mean[size] *= self._drift
             self._drift = 1.0
             self._stale = 2048
@@ -173,8 +187,9 @@ class CostTable:
         self._stale = 0
         self._plan = None
         sizes = sorted(self._mean)
-        means = np.array([self._mean[size] for size in sizes])
         weights = np.array([min(self._count[size], 60.0) for size in sizes])
+        means = np.array([self._mean[size] for size in sizes])
+        means = self._profiled.level(np.array(sizes, float), means, weights)
         if len(sizes) == 1:
             # One size says nothing of the slope; most of it is taken to grow with the rows.
             slope = 0.7 * means[0] / sizes[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headrace.batcher.admission import full, late
+from headrace.batcher.cost import CostTable
 from headrace.batcher.fairness import displaced_by, take_turn
 from headrace.batcher.policy import Policy
 from headrace.batcher.request import (
@@ -93,8 +94,14 @@ class Scheduler:
         they wait again, each half to be run without the other, and nothing ends.
         """
         batch = self.state.finish(executor)
+        if now is None:
+            now = batch.started + seconds
         if not failed:
-            self._learn(batch, seconds, batch.started + seconds if now is None else now)
+            self._learn(batch, seconds, now)
+        elif not batch.live:
+            # Stopped, since everybody had left. Were nothing learned of that, a size that takes
+            # longer than callers wait would be taken again and again.
+            self._table(batch).outlasted(batch.rows, now - batch.started)
         members = [request for request in batch.requests if request.phase is Phase.RUNNING]
         if failed and len(batch.requests) > 1:
             middle = (len(members) + 1) // 2
@@ -121,11 +128,14 @@ class Scheduler:
         self.state.restore(executor)
 
     def _learn(self, batch: Batch, seconds: float, now: float) -> None:
-        row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
-        table = self.state.table(batch.executor, batch.key, row_bytes)
+        table = self._table(batch)
         table.observe(batch.rows, seconds, batch.cold)
         if table.known:
             self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
+
+    def _table(self, batch: Batch) -> CostTable:
+        row_bytes = sum(request.nbytes for request in batch.requests) / batch.rows
+        return self.state.table(batch.executor, batch.key, row_bytes)
 
     def _retry(self, requests: list[Request]) -> None:
         group = object()

@@ -180,9 +180,9 @@ class ServedModel:
         tables = {}
         for measured in self.plan.measured:
             profile, kind = measured.profile, measured.layout.kind
-            for rows, seconds in profile.runs:
+            if profile.runs:
                 tables[kind] = costs.table(kind, profile.key, profile.row_bytes)
-                tables[kind].observe(rows, seconds)
+                tables[kind].profile(profile.runs)
         return tables.get(self.plan.main.kind)
 
     async def close(self) -> None:
