@@ -9,7 +9,8 @@ and one common factor that notices when everything has become slower or faster.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+import statistics
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
 
 import numpy as np
@@ -27,6 +28,8 @@ _SEEN = 3
 # Everything has become slower or faster when the recent runs, taken together, leave this range.
 _STEADY = (0.88, 1.14)
 _CLIP_DRIFT = 1.5
+# Or when so many in a row all leave this one.
+_IN_A_ROW, _AGREED = 5, (0.9, 1.1)
 _SLOWEST_GAIN = 0.08
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN = 4
@@ -55,6 +58,7 @@ class CostTable:
         self._count: dict[int, float] = {}
         self._table: list[float] = []
         self._drift = 1.0
+        self._ratios: deque[float] = deque(maxlen=_IN_A_ROW)
         self._stale = 0
         self._forgotten = 0
         self._plan: SizePlan | None = None
@@ -176,11 +180,19 @@ class CostTable:
             self._stale = 2048
 
     def _follow_drift(self, ratio: float) -> None:
-        self._drift += 0.1 * (min(_CLIP_DRIFT, ratio) - self._drift)
-        if self.observations > 20 and not _STEADY[0] < self._drift < _STEADY[1]:
+        ratio = min(_CLIP_DRIFT, ratio)
+        self._drift += 0.1 * (ratio - self._drift)
+        self._ratios.append(ratio)
+        if self.observations <= 20:
+            return
+        agreed = len(self._ratios) == _IN_A_ROW and _all_outside(self._ratios, _AGREED)
+        if agreed:
+            self._drift = statistics.median(self._ratios)
+        if agreed or not _STEADY[0] < self._drift < _STEADY[1]:
             for size in self._mean.keys() - self._profiled.untried:
                 self._mean[size] *= self._drift
             self._drift = 1.0
+            self._ratios.clear()
             self._stale = 2048
 
     def _build(self) -> None:
@@ -258,6 +270,11 @@ class CostTable:
         if other._mean:
             other._build()
         return other
+
+
+def _all_outside(ratios: Iterable[float], steady: tuple[float, float]) -> bool:
+    """Whether all of them are below `steady`, or all of them above."""
+    return max(ratios) < steady[0] or min(ratios) > steady[1]
 
 
 def sizes_to_profile(largest: int) -> list[int]:
