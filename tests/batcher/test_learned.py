@@ -192,3 +192,54 @@ def test_a_size_that_outlasts_its_callers_is_not_taken_for_ever() -> None:
         now += 0.001
     assert stopped
     assert table.seconds(64) > 1.9 * pays(64)
+
+
+def run_alone(sched: Scheduler, cost: Callable[[int], float], batches_: int) -> list[Batch]:
+    """So many batches of a queue that is never short; each takes what it really `cost`s."""
+    now, ran = 0.0, []
+    for _ in range(batches_):
+        submit(sched, 64 - sched.state.queued_requests, now)
+        (batch,) = batches(sched, now)
+        ran.append(batch)
+        now += cost(batch.rows)
+        sched.complete("e0", cost(batch.rows), now=now)
+    return ran
+
+
+def wrongly_profiled(believed: Callable[[int], float]) -> Scheduler:
+    sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=64))
+    table = sched.state.cost.table("cpu", "k", 0.0)
+    table.profile([(n, believed(n)) for n in (1, 2, 4) for _ in range(2)])
+    return sched
+
+
+def test_a_profile_of_a_bad_moment_is_found_out() -> None:
+    """By it batches do not pay, and none would ever be run: here they do."""
+    ran = run_alone(wrongly_profiled(loses), pays, 200)
+    assert ran[0].rows == 1
+    assert any(batch.reason is Reason.TRIAL for batch in ran)
+    assert ran[-1].rows >= 32
+
+
+def test_where_batches_do_not_pay_that_is_found_out_too() -> None:
+    ran = run_alone(wrongly_profiled(loses), loses, 400)
+    tried = [batch for batch in ran if batch.reason is Reason.TRIAL]
+    assert {batch.rows for batch in tried} == {2}
+    assert len(tried) <= 4
+    assert ran[-1].rows == 1
+
+
+def test_nothing_is_tried_that_somebody_would_be_late_for() -> None:
+    """One after the other two are in time, together they are not."""
+
+    def heavy(n: int) -> float:
+        return 0.004 * n * (1 + 0.2 * (n - 1))
+
+    sched, now = wrongly_profiled(heavy), 0.0
+    for _ in range(100):
+        submit(sched, 2, now, now + 0.009)
+        for _ in range(2):
+            (batch,) = batches(sched, now)
+            assert batch.rows == 1
+            now += heavy(1)
+            sched.complete("e0", heavy(1), now=now)

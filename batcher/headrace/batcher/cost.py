@@ -39,6 +39,9 @@ _VOUCHED = 40
 # Cost grows a little slower than the number of elements, where nothing else is known.
 _ELEMENTS_EXPONENT = 0.8
 _KEPT_TABLES = 512
+# Of the decisions for which a larger size could be tried, one in so many is for it; until so many
+# runs have told what it takes.
+_TRIAL_EVERY, _TOLD = 8, 3
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
 # largest that was run, until a second size takes no longer than so many times what was expected.
 _AT_FIRST, _STRIDE = 8, 2
@@ -67,6 +70,7 @@ class CostTable:
         self._borrowed: set[int] = set()
         self._trusted = 0
         self._profiled = Profiled({})
+        self._hesitated = 0
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -144,6 +148,18 @@ class CostTable:
             self._build()
             return True
         return False
+
+    def worth_a_try(self, rows: int) -> bool:
+        """Whether a batch of `rows`, for which no gain is expected, should be run all the same.
+
+        What is known of such sizes may be of a bad moment: a profile that was made beside the load
+        of the version before, say. Never run, it would be believed for ever.
+        """
+        near = [size for size in self._mean if 0.75 * rows <= size <= 2 * rows]
+        if any(self._count[n] >= _TOLD and n not in self._profiled.untried for n in near):
+            return False
+        self._hesitated += 1
+        return self._hesitated % _TRIAL_EVERY == 0
 
     def profile(self, runs: Iterable[tuple[int, float]]) -> None:
         """Learns from runs that were made to measure: rows and seconds of each."""

@@ -12,6 +12,8 @@ Theory of operation, in the order in which a decision is made:
 4. A batch too slow for its head's deadline is made smaller, but not below the size that the load
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
+5. Where no gain is expected of a larger batch but none was ever run, twice the size is tried now
+   and then.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ class Learned:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
+        elif reason is Reason.NO_GAIN and _worth_a_try(seen, 2 * rows, now):
+            rows, reason = 2 * rows, Reason.TRIAL
         return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
 
@@ -147,6 +151,15 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
     doomed, served = _passed_over(seen, needed, now)
     # If all are tight, serve the head rather than nobody.
     return (doomed, needed) if served else ([], smaller)
+
+
+def _worth_a_try(seen: Group, rows: int, now: float) -> bool:
+    """Whether to find out what `rows` take. Those who would wait anyway do so in the batch."""
+    queue, table = seen.queue, seen.table
+    if queue.rows < rows or rows > seen.plan.largest or not table.worth_a_try(rows):
+        return False
+    slack = min(request.deadline for request in islice(queue, rows)) - now
+    return table.seconds(rows) * table.guard <= slack
 
 
 def _passed_over(seen: Group, rows: int, now: float) -> tuple[list[Request], int]:

@@ -87,6 +87,7 @@ class Reason(enum.Enum):
     SHARED = "shared among executors"
     NO_GAIN = "no gain in a larger batch"
     DEADLINE = "deadline"
+    TRIAL = "trial of a larger size"
     SOLO = "solo"
     RETRY = "half of a batch that failed"
 
