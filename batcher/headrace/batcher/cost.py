@@ -168,9 +168,12 @@ class CostTable:
         self._profiled = Profiled(self._mean)
 
     def outlasted(self, rows: int, seconds: float) -> None:
-        """Learns from a run that was stopped after `seconds`: it takes at least as long."""
+        """Learns from a run that was stopped after `seconds`: it takes at least as long.
+
+        One of them may have been asked for what takes for ever; many are what a batch takes.
+        """
         if self._table and rows <= self.largest and seconds > self._table[rows]:
-            self.observe(rows, seconds)
+            self.observe(rows, min(seconds, _CLIP * self._table[rows]))
 
     def _make_own(self, rows: int, ratio: float) -> None:
         """The first size that is run says how far off the borrowed level was, the second whether
