@@ -65,7 +65,7 @@ class Learned:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
-        elif reason is Reason.NO_GAIN and _worth_a_try(seen, 2 * rows, now):
+        elif reason is Reason.NO_GAIN and _worth_a_try(seen, 2 * rows, chosen.most, now):
             rows, reason = 2 * rows, Reason.TRIAL
         return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
@@ -153,10 +153,11 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
     return (doomed, needed) if served else ([], smaller)
 
 
-def _worth_a_try(seen: Group, rows: int, now: float) -> bool:
-    """Whether to find out what `rows` take. Those who would wait anyway do so in the batch."""
+def _worth_a_try(seen: Group, rows: int, most: int, now: float) -> bool:
+    """Whether to find out what `rows`, `most` at most, take. Those who would wait anyway do so in
+    the batch."""
     queue, table = seen.queue, seen.table
-    if queue.rows < rows or rows > seen.plan.largest or not table.worth_a_try(rows):
+    if rows > min(queue.rows, most, seen.plan.largest) or not table.worth_a_try(rows):
         return False
     slack = min(request.deadline for request in islice(queue, rows)) - now
     return table.seconds(rows) * table.guard <= slack
