@@ -14,12 +14,9 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.batcher.profiled import Profiled
+from headrace.batcher.profiled import Numbers, Profiled
 from headrace.batcher.sizing import SizePlan
-
-Numbers = npt.NDArray[np.float64]
 
 # A run that takes longer than this many times what was expected counts as this many times.
 _CLIP = 2.0
