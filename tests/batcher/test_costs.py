@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batcher.cost import CostModel, CostTable, isotonic, sizes_to_profile
+from headrace.batcher.cost import CostModel, CostTable, sizes_to_profile
+from headrace.batcher.curve import isotonic
 from headrace.batcher.sizing import SizePlan
 
 

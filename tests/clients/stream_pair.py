@@ -25,6 +25,7 @@ from headrace.server.errors import StreamRefused
 from headrace.server.models.spec import TensorSpec
 from headrace.server.rpc.stream_codec import encode_delivery, encode_error, envelope, read_open
 from headrace.server.streams import session as real
+from headrace.server.streams.deliveries import Work
 from headrace.server.streams.events import Computed
 from headrace.server.streams.options import SessionOptions, SignalFormat
 from headrace.server.streams.window import Framing as ServerFraming
@@ -40,7 +41,7 @@ class FakeServer:
 
     def __init__(self, *, stateful: bool, outstanding: int) -> None:
         self.sessions: dict[bytes, real.Session] = {}
-        self.running: list[tuple[real.Session, real.Work]] = []
+        self.running: list[tuple[real.Session, Work]] = []
         self._stateful = stateful
         self._outstanding = outstanding
         self._held: dict[int, real.Session] = {}

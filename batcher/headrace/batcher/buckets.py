@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.batcher.cost import isotonic
+from headrace.batcher.curve import isotonic
 from headrace.batcher.profiled import Numbers
 
 Cost = Callable[[int, int], float]

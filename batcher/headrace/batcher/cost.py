@@ -1,9 +1,8 @@
-"""What a batch of n rows takes: learned from every run, smooth in n, robust to outliers and drift.
+"""What a batch of n rows takes: learned from every run, robust to outliers and drift.
 
 Method, after the project's scheduling study: an exponential moving average for each size, with
-outliers clipped; sizes seen rarely are drawn towards a line through their neighbours; isotonic
-regression, since a larger batch never takes less time (pool adjacent violators: Ayer et al., 1955);
-and one common factor that notices when everything has become slower or faster.
+outliers clipped; a smooth curve through them (`curve.py`); and one common factor that notices when
+everything has become slower or faster.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 
-from headrace.batcher.profiled import Numbers, Profiled
+from headrace.batcher import curve
+from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
 
 # A run that takes longer than this many times what was expected counts as this many times.
@@ -30,9 +30,6 @@ _IN_A_ROW, _AGREED = 5, (0.9, 1.1)
 _SLOWEST_GAIN = 0.08
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN = 4
-# How far in log-size neighbours reach when they vouch for a size that was rarely seen.
-_REACH = 0.35
-_VOUCHED = 40
 # Cost grows a little slower than the number of elements, where nothing else is known.
 _ELEMENTS_EXPONENT = 0.8
 _KEPT_TABLES = 512
@@ -218,58 +215,11 @@ class CostTable:
         weights = np.array([min(self._count[size], 60.0) for size in sizes])
         means = np.array([self._mean[size] for size in sizes])
         means = self._profiled.level(np.array(sizes, float), means, weights)
-        if len(sizes) == 1:
-            # One size says nothing of the slope; most of it is taken to grow with the rows.
-            slope = 0.7 * means[0] / sizes[0]
-            line = means[0] + slope * (np.arange(self.largest + 1) - sizes[0])
-        else:
-            smooth = self._smoothed(np.array(sizes, float), means, weights)
-            line = self._through(np.array(sizes, float), isotonic(smooth, weights))
-        table = np.maximum(line, 1e-9)
+        seen = curve.Seen(np.array(sizes, float), means, weights, self.spread)
+        trusted = min(self._trusted or sizes[-1], self.largest)
+        table = np.maximum(curve.through(seen, self.largest, trusted), 1e-9)
         table[0] = 0.0
         self._table = table.tolist()
-
-    def _smoothed(self, sizes: Numbers, means: Numbers, weights: Numbers) -> Numbers:
-        """Means, those of rarely seen sizes drawn towards a line through their neighbours."""
-        rare = np.flatnonzero(weights < _VOUCHED)
-        if not rare.size:
-            return means
-        logs = np.log(sizes)
-        # A row for each rare size, a column for each size that vouches for it.
-        kernel = weights * np.exp(-(((logs - logs[rare, None]) / _REACH) ** 2) / 2)
-        kernel /= kernel.sum(1, keepdims=True)
-        x, y = kernel @ sizes, kernel @ means
-        across, up = sizes - x[:, None], means - y[:, None]
-        variance = np.maximum((kernel * across**2).sum(1), 1e-9)
-        slope = np.maximum((kernel * across * up).sum(1) / variance, 0.0)
-        fitted = y + slope * (sizes[rare] - x)
-        strangeness = np.abs(means[rare] / np.maximum(fitted, 1e-12) - 1) / (
-            1.5 * self.spread + 0.01
-        )
-        pull = 4 / (1 + strangeness**2)
-        out = means.copy()
-        out[rare] = (weights[rare] * means[rare] + pull * fitted) / (weights[rare] + pull)
-        return out
-
-    def _through(self, sizes: Numbers, seconds: Numbers) -> Numbers:
-        """Linear between known sizes, and beyond them along the slope of the upper half.
-
-        A row of a size never tried is not taken to be cheaper than one of the largest that was:
-        noise in two measurements would make any size look good from far enough away. Where little
-        was tried because costs were borrowed, twice the largest is near enough.
-        """
-        every = np.arange(self.largest + 1)
-        line = np.interp(every, sizes, seconds)
-        half = max(1, len(sizes) // 2)
-        slope = max(1e-9, (seconds[-1] - seconds[-1 - half]) / (sizes[-1] - sizes[-1 - half]))
-        above, below = every > sizes[-1], every < sizes[0]
-        line[above] = seconds[-1] + slope * (every[above] - sizes[-1])
-        trusted = min(self._trusted or int(sizes[-1]), self.largest)
-        beyond = every > trusted
-        line[beyond] = np.maximum(line[beyond], line[trusted] * every[beyond] / trusted)
-        proportional = seconds[0] * every[below] / sizes[0]
-        line[below] = np.maximum(proportional, seconds[0] - slope * (sizes[0] - every[below]))
-        return line
 
     def scaled(self, factor: float) -> CostTable:
         """A table that starts from this one's shape, `factor` times as slow, and learns fast.
@@ -301,20 +251,6 @@ def sizes_to_profile(largest: int) -> list[int]:
     """
     powers = [1 << k for k in range(largest.bit_length()) if 1 << k <= largest]
     return powers + [power + 1 for power in powers[1:] if power < largest]
-
-
-def isotonic(values: Numbers, weights: Numbers) -> Numbers:
-    """The non-decreasing sequence nearest to `values` in weighted least squares."""
-    blocks: list[tuple[float, float, int]] = []
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        block = (value, weight, 1)
-        while blocks and blocks[-1][0] > block[0]:
-            mean, mass, length = blocks.pop()
-            total = mass + block[1]
-            block = ((mean * mass + block[0] * block[1]) / total, total, length + block[2])
-        blocks.append(block)
-    pooled: Numbers = np.concatenate([np.full(length, mean) for mean, _, length in blocks])
-    return pooled
 
 
 class CostModel:

@@ -10,9 +10,10 @@ import numpy as np
 from headrace.batcher.testing import ManualClock
 from headrace.inference.tensors import DATATYPES
 from headrace.server.models.spec import TensorSpec
+from headrace.server.streams.deliveries import Work
 from headrace.server.streams.events import Closed, Computed, Event, Flushed, Gap, GapReason, Result
 from headrace.server.streams.options import SessionOptions, SignalFormat
-from headrace.server.streams.session import Session, Work
+from headrace.server.streams.session import Session
 from headrace.server.streams.window import Framing
 
 SPEC = TensorSpec("y", "INT32", (-1,), ("",))

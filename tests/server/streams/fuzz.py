@@ -237,14 +237,13 @@ class World:
         assert self.manager.statistics.sessions == len(live)
         memory = self.manager.memory
         assert memory.used == sum(one.session.holding.nbytes for one in live)
-        expected = sum(one.session.expected for one in live)
+        expected = sum(one.session.deliveries.expected for one in live)
         assert memory.used - expected <= 2 * memory.limit + _SLACK * len(live)
         for one in live:
             session, options = one.session, one.terms.options
             assert session.windower.received - session.windower.released <= options.buffer
-            settled = len(session._slots) + len(session._outbox)
-            assert settled <= options.outstanding + session.windower.marks + 2
-            assert len(session._running) <= options.in_flight
+            assert len(session.deliveries) <= options.outstanding + session.windower.marks + 2
+            assert len(session.deliveries.running) <= options.in_flight
             for block in session.windower._blocks:
                 assert len(block) <= 8 * options.buffer
         for line in self.lines:

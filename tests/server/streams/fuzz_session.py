@@ -28,8 +28,8 @@ import numpy as np
 from headrace.inference.tensors import DATATYPES
 from headrace.server.errors import StreamRefused
 from headrace.server.models.spec import TensorSpec
+from headrace.server.streams.deliveries import Work
 from headrace.server.streams.events import Closed, Computed, Event, Flushed, Gap, GapReason, Result
-from headrace.server.streams.session import Work
 from server.streams.reference import offline
 
 SPEC = TensorSpec("y", "FP32", (-1,), ("",))
@@ -159,10 +159,9 @@ class Client:
         windower = session.windower
         assert windower.received == self.sent <= session.up_to
         assert windower.received - windower.released <= options.buffer
-        assert len(session._running) <= options.in_flight
-        settled = len(session._slots) + len(session._outbox)
-        assert settled <= 4 * options.outstanding + 2  # a flush may bring a gap too
-        assert session.holding.nbytes >= windower.nbytes + session._outbox.nbytes
+        assert len(session.deliveries.running) <= options.in_flight
+        assert len(session.deliveries) <= 4 * options.outstanding + 2  # a flush may bring a gap too
+        assert session.holding.nbytes >= windower.nbytes + session.deliveries.outbox.nbytes
 
     def to_the_end(self, now: float) -> None:
         """The client reads and closes, and what runs ends well."""
@@ -218,7 +217,7 @@ def play(data: bytes) -> None:
         client.pump(now)
         client.check()
         assert memory.used == sum(one.session.holding.nbytes for one in clients)
-        expected = sum(one.session.expected for one in clients)
+        expected = sum(one.session.deliveries.expected for one in clients)
         assert memory.used - expected <= 2 * memory.limit + SLACK * len(clients)
     for client in clients:
         client.to_the_end(now + 10.0)

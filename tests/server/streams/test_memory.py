@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from headrace.server.errors import StreamRefused
 from headrace.server.streams.budget import StreamMemory
+from headrace.server.streams.deliveries import Work
 from headrace.server.streams.events import Computed, Gap, GapReason
 from headrace.server.streams.options import Overload
-from headrace.server.streams.session import Session, Work
+from headrace.server.streams.session import Session
 from headrace.server.streams.window import Framing
 from server.streams.driver import SPEC, encode, terms
 
@@ -77,16 +78,16 @@ class Client:
             for array in work.window.arrays:
                 base = array if array.base is None else array.base
                 blocks[id(base)] = base.nbytes
-        outbox = session._outbox
+        outbox, slots = session.deliveries.outbox, session.deliveries._slots
         written = sum(len(data) for _, data in [*outbox._unsent, *outbox._unacked])
-        return sum(blocks.values()) + written + sum(slot.nbytes for slot in session._slots)
+        return sum(blocks.values()) + written + sum(slot.nbytes for slot in slots)
 
 
 def check(memory: StreamMemory, clients: Sequence[Client]) -> None:
     assert memory.used == sum(client.session.holding.nbytes for client in clients)
     for client in clients:
         assert client.session.holding.nbytes >= client.holds
-    expected = sum(client.session.expected for client in clients)
+    expected = sum(client.session.deliveries.expected for client in clients)
     assert memory.used - expected <= 2 * memory.limit + SLACK * len(clients)
 
 
@@ -129,7 +130,7 @@ def test_who_does_not_read_is_stopped_and_who_reads_goes_on() -> None:
             reader.act(step, 4)
     assert reader.taken == 100
     check(memory, [*deaf, reader])
-    assert all(client.session._dropped == 0 for client in [*deaf, reader])
+    assert all(client.session.deliveries.dropped == 0 for client in [*deaf, reader])
     for client in deaf:
         client.session.holding.let_go()
     assert not memory.crowded

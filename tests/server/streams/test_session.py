@@ -140,7 +140,7 @@ def test_a_client_that_takes_nothing_fills_only_so_much(
             driver.finish(0)
         buffered = driver.session.windower.received - driver.session.windower.released
         assert buffered <= options.buffer
-        assert driver.session._outstanding() <= options.outstanding + 1
+        assert len(driver.session.deliveries) <= options.outstanding + 1
 
 
 def refusal(driver: Driver, *arguments: Any) -> StreamRefused:
@@ -268,7 +268,7 @@ def test_large_results_bound_what_is_outstanding_by_their_bytes() -> None:
     driver.send(100)
     while driver.running:
         driver.finish(0)
-    outbox = driver.session._outbox
+    outbox = driver.session.deliveries.outbox
     assert 1000 <= outbox.nbytes < 1000 + 32 * outbox.nbytes / len(outbox)
     driver.run_to_the_end()
     assert len(driver.results()) == 200
@@ -319,7 +319,7 @@ def test_flushes_that_nobody_takes_are_refused(overload: Overload) -> None:
             driver.flush()
         while driver.running:
             driver.finish(0)
-    assert driver.session._outstanding() <= 3 * 6
+    assert len(driver.session.deliveries) <= 3 * 6
     with pytest.raises(StreamRefused) as caught:
         driver.session.flush(0.0)
     assert caught.value.reason == "TOO_MANY_FLUSHES"

@@ -21,9 +21,10 @@ from headrace.server.errors import StreamRefused
 from headrace.server.inference import InferenceResult, SequencePlace, Submitted, submit
 from headrace.server.models.registry import Registry
 from headrace.server.streams.budget import StateBudget, StreamMemory
+from headrace.server.streams.deliveries import Work
 from headrace.server.streams.events import Closed, Computed, Event, Gap, GapReason, Result
 from headrace.server.streams.options import Overload
-from headrace.server.streams.session import Session, Work
+from headrace.server.streams.session import Session
 from headrace.server.streams.terms import OpenRequest, StreamLimits, Terms, agree
 from headrace.server.telemetry.statistics import StreamStatistics
 

@@ -2,10 +2,8 @@
 
 Theory of operation. Chunks go into the windower. Whoever owns the session asks `next_work` for
 windows to run, and tells how each ended by `complete`, `fail` or `retry`. What is to be told to
-the client goes through two queues: slots, in the order of the signal, wait for their runs to end;
-settled ones get a delivery number and move on to the outbox. Both together are bounded: with so
-many deliveries outstanding no more windows are run, and samples wait, until the session's overload
-choice bites.
+the client waits in `Deliveries`, in the order of the signal. Those are bounded: with so many
+outstanding no more windows are run, and samples wait, until the session's overload choice bites.
 
 Nothing here knows asyncio, gRPC or the clock: `now` is an argument, seconds of a monotonic clock.
 """
@@ -16,54 +14,17 @@ import math
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from headrace.inference.tensors import Array
-from headrace.server.contract import size_of
 from headrace.server.errors import StreamRefused
 from headrace.server.streams.budget import Holding, StreamMemory
 from headrace.server.streams.chunks import check_finite, read_chunk
-from headrace.server.streams.events import Closed, Computed, Event, Flushed, Gap, GapReason, Result
+from headrace.server.streams.deliveries import Deliveries, Work
+from headrace.server.streams.events import Closed, Computed, Flushed, GapReason
 from headrace.server.streams.options import Overload, SessionOptions
 from headrace.server.streams.outbox import Encode, Outbox
 from headrace.server.streams.timeline import ENTRY_BYTES, Timeline
-from headrace.server.streams.window import Span, Tail, Window, Windower
-
-# Of a result beside its tensors, about.
-_EVENT_BYTES = 256
-_NO_ROOM = "no memory for its result: others have not been taken (max_stream_bytes)"
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A window to run. arrival: of its last sample, in seconds of the monotonic clock. start_ns and
-    end_ns: its span by the client's. states: what the window before left behind. begins: whether no
-    window has been answered yet."""
-
-    window: Window
-    arrival: float
-    start_ns: int
-    end_ns: int
-    states: Sequence[Array]
-    begins: bool
-
-    @property
-    def index(self) -> int:
-        return self.window.span.first_window
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.window.arrays)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place in the order of deliveries; `event` is None as long as its window runs. nbytes: of
-    its result, as long as one before it runs."""
-
-    event: Event | None
-    work: Work | None = None
-    nbytes: int = 0
+from headrace.server.streams.window import Span, Tail, Windower
 
 
 class Session:
@@ -87,22 +48,18 @@ class Session:
             [signal.datatype.numpy for signal in options.signals],
             [signal.channels for signal in options.signals],
         )
-        self._slots: deque[_Slot] = deque()
-        self._running: dict[int, _Slot] = {}
+        self.holding = Holding(memory or StreamMemory(sys.maxsize, 1))
+        self.deliveries = Deliveries(Outbox(encode, keep=options.ttl > 0), self.holding)
         self._retries: deque[tuple[float, Work]] = deque()
-        self._gap: Gap | None = None
         self._asked = True
-        self._outbox = Outbox(encode, keep=options.ttl > 0)
         self._timeline = Timeline(options.rate)
         self._announced = options.buffer
-        self._answered = self._dropped = 0
-        self._largest = 0  # result so far, bytes
         self._last_timestamp: int | None = None
-        self.holding = Holding(memory or StreamMemory(sys.maxsize, 1))
 
     def __repr__(self) -> str:
         w = self.windower
-        return f"<Session: {w.received} samples, {w.windows} windows, {len(self._running)} running>"
+        running = len(self.deliveries.running)
+        return f"<Session: {w.received} samples, {w.windows} windows, {running} running>"
 
     # What the client sends.
 
@@ -142,7 +99,7 @@ class Session:
         self._check_open()
         most = self.options.outstanding
         # Each will be a delivery, and some are even where the client is to take others first.
-        if self.windower.marks >= most or self._outstanding() >= 2 * most:
+        if self.windower.marks >= most or len(self.deliveries) >= 2 * most:
             raise StreamRefused(
                 "TOO_MANY_FLUSHES",
                 "flush",
@@ -159,12 +116,12 @@ class Session:
 
     def ack(self, delivery: int) -> None:
         """What was delivered up to `delivery` has come. Raises StreamRefused."""
-        self._outbox.ack(delivery)
+        self.deliveries.outbox.ack(delivery)
         self._account()
 
     def resume(self, delivery: int) -> None:
         """Sends again what came after `delivery`. Raises StreamRefused."""
-        self._outbox.resume(delivery)
+        self.deliveries.outbox.resume(delivery)
         self._announced = self.up_to
         self._account()
 
@@ -194,50 +151,31 @@ class Session:
                 break
             elif late := self._late(now):
                 self._drop(late, GapReason.LATE, "the latency objective passed before it could run")
-            elif len(self._running) >= self.options.in_flight:
+            elif len(self.deliveries.running) >= self.options.in_flight:
                 break
             else:
                 return self._cut()
         if not self._full():
-            self._settle_gap()
+            self.deliveries.settle_gap()
         return None
 
     def complete(self, index: int, computed: Computed) -> None:
         """The run of window `index` has ended well. One that was given up meanwhile is ignored."""
-        work = self._ran(index)
-        if work is None:
-            return
-        slot = self._running.pop(index)
-        if self.states:
-            self.states = computed.states
-        nbytes = sum(size_of(array) for _, array in computed.outputs) + _EVENT_BYTES
-        expected, self._largest = self._largest, max(self._largest, nbytes)
-        if self.holding.has_room(nbytes - expected):
-            slot.event = Result(work.window.span, work.start_ns, work.end_ns, computed)
-            slot.nbytes = nbytes
-            self.holding.in_slots += nbytes
-            self._answered += 1
-        else:
-            slot.event = Gap(work.window.span, GapReason.OVERLOADED, _NO_ROOM)
-            self._dropped += 1
-        self._settle()
-        self._account()
+        if self.deliveries.complete(index, computed):
+            if self.states:
+                self.states = computed.states
+            self._account()
 
     def fail(self, index: int, reason: GapReason, message: str) -> None:
         """The run of window `index` has ended without a result, for good."""
-        work = self._ran(index)
-        if work is None:
-            return
-        self._running.pop(index).event = Gap(work.window.span, reason, message)
-        self._dropped += 1
-        self._settle()
+        self.deliveries.fail(index, reason, message)
         self._account()
 
     def retry(self, index: int, due: float) -> None:
         """Window `index` found no room: `next_work` gives it again at `due`."""
-        slot = self._running.get(index)
-        if slot is not None and slot.work is not None:
-            self._retries.append((due, slot.work))
+        running = self.deliveries.running.get(index)
+        if running is not None:
+            self._retries.append((due, running[0]))
 
     def stop(self) -> None:
         """Takes no more; what is complete is run, the rest of the signal is not used."""
@@ -249,7 +187,7 @@ class Session:
         """Ends at once: what waits or runs is reported in gaps."""
         self.stop()
         self._retries.clear()
-        for index in list(self._running):
+        for index in list(self.deliveries.running):
             self.fail(index, GapReason.STOPPING, "the server stops")
         while not self.closed:
             if self.windower.at_mark:
@@ -259,7 +197,7 @@ class Session:
 
     def take(self, room: int) -> list[bytes]:
         """Deliveries to send now, in order, of about `room` bytes: at least one if any waits."""
-        taken = self._outbox.take(room)
+        taken = self.deliveries.outbox.take(room)
         self._account()
         return taken
 
@@ -279,7 +217,7 @@ class Session:
     @property
     def waits(self) -> bool:
         """Whether `next_work` may have something to do, once there is room for it."""
-        return bool(self._gap or self.windower.marks or self.windower.waiting)
+        return bool(self.deliveries.has_gap or self.windower.marks or self.windower.waiting)
 
     @property
     def up_to(self) -> int:
@@ -290,17 +228,17 @@ class Session:
 
     @property
     def has_unsent(self) -> bool:
-        return self._outbox.has_unsent
+        return self.deliveries.outbox.has_unsent
 
     @property
     def finished(self) -> bool:
         """Whether the client has everything."""
-        return self.closed and not self._outstanding()
+        return self.closed and not len(self.deliveries)
 
     @property
     def told(self) -> bool:
         """Whether everything has been sent, if not acknowledged."""
-        return self.closed and not self._slots and not self._outbox.has_unsent
+        return self.closed and self.deliveries.told
 
     @property
     def retry_at(self) -> float | None:
@@ -336,42 +274,25 @@ class Session:
         before, generation = windower.nbytes, windower.generation
         windower.append(arrays)
         if windower.generation != generation:
-            self.holding.replaced(before, self._running)
-
-    def _ran(self, index: int) -> Work | None:
-        """What window `index` was run with; None if it was given up."""
-        slot = self._running.get(index)
-        if slot is None or slot.work is None:
-            return None
-        work, slot.work = slot.work, None
-        self.holding.in_runs -= work.nbytes
-        return work
+            self.holding.replaced(before, self.deliveries.running)
 
     def _account(self) -> None:
-        held = self.windower.nbytes + self._timeline.nbytes + self._outbox.nbytes
-        self.holding.account(held + self.expected, self._running)
+        deliveries = self.deliveries
+        held = self.windower.nbytes + self._timeline.nbytes + deliveries.outbox.nbytes
+        self.holding.account(held + deliveries.expected, deliveries.running)
 
-    @property
-    def expected(self) -> int:
-        """Bytes of the results of what runs, if they are as large as the largest so far."""
-        return len(self._running) * self._largest
-
-    # Windows, and the order of deliveries.
+    # Windows.
 
     def _flush(self, now: float) -> None:
         self.windower.flush()
         # The last window is complete only now.
         self._timeline.arrived(self.windower.received, now)
 
-    def _outstanding(self) -> int:
-        return len(self._slots) + len(self._outbox)
-
     def _full(self) -> bool:
         """Whether the client is to take something before more is run."""
-        options, holding = self.options, self.holding
-        untaken = self._outbox.nbytes + holding.in_slots + self.expected
-        most = holding.most_untaken(options.outstanding_bytes)
-        return self._outstanding() >= options.outstanding or untaken >= most
+        options, deliveries = self.options, self.deliveries
+        most = self.holding.most_untaken(options.outstanding_bytes)
+        return len(deliveries) >= options.outstanding or deliveries.untaken >= most
 
     def _give_way(self) -> None:
         """Drops what the overload choice says, after samples have come."""
@@ -391,57 +312,29 @@ class Session:
 
     def _drop(self, count: int, reason: GapReason, message: str) -> None:
         span = self.windower.skip(count)
-        self._dropped += count
         self._timeline.forget_arrivals(span.end_sample)
-        gap = self._gap
-        if gap is not None and gap.reason is reason:
-            joined = replace(gap.span, end_window=span.end_window, end_sample=span.end_sample)
-            self._gap = replace(gap, span=joined)
-            return
-        self._settle_gap()
-        self._gap = Gap(span, reason, message)
-
-    def _settle_gap(self) -> None:
-        if self._gap is not None:
-            self._slots.append(_Slot(self._gap))
-            self._gap = None
-            self._settle()
+        self.deliveries.drop(span, count, reason, message)
 
     def _cut(self) -> Work:
-        self._settle_gap()
         window = self.windower.cut()
         span = window.span
         arrival = self._arrival(span)
         start = self._timeline.taken(span.first_sample)
         end = self._timeline.taken(span.end_sample - 1, 1)
-        work = Work(window, arrival, start, end, self.states, self._answered == 0)
+        first = self.deliveries.answered == 0
+        work = Work(window, arrival, start, end, self.states, first)
         self._timeline.forget_arrivals(span.end_sample)
-        self.holding.in_runs += work.nbytes
-        slot = _Slot(None, work)
-        self._slots.append(slot)
-        self._running[work.index] = slot
+        self.deliveries.begin(work)
         return work
 
     def _pass_mark(self) -> None:
-        self._settle_gap()
         samples = self.windower.pass_mark()
+        windows, told = self.windower.windows, self.deliveries
         if self.closing and not self.windower.marks:
-            event: Event = Closed(
-                self._asked, samples, self.windower.windows, self._answered, self._dropped
-            )
             self.closed = True
+            told.end(Closed(self._asked, samples, windows, told.answered, told.dropped))
         else:
-            event = Flushed(self.windower.windows, samples)
-        self._slots.append(_Slot(event))
-        self._settle()
-
-    def _settle(self) -> None:
-        """Gives numbers to what is done, as far as nothing before it still runs."""
-        while self._slots and (event := self._slots[0].event) is not None:
-            self.holding.in_slots -= self._slots.popleft().nbytes
-            if isinstance(event, Closed):  # windows that still ran when the mark was passed
-                event = replace(event, answered=self._answered, dropped=self._dropped)
-            self._outbox.put(event)
+            told.end(Flushed(windows, samples))
 
     # Times.
 
