@@ -247,6 +247,22 @@ def test_a_team_that_was_asleep_is_tried_until_it_is_awake() -> None:
     assert used[-512:].count("w0") >= 480
 
 
+def test_a_bad_moment_after_long_costs_a_lone_caller_little() -> None:
+    """The wide team, right for thousands of runs, is slow for forty: others use its cores."""
+    sched = narrow_and_wide()
+    used, now, slow = [], 0.0, 0
+    for turn in range(6000):
+        submit(sched, 1, now)
+        (batch,) = batches(sched, now)
+        slow += turn > 5000 and batch.executor == "w0" and slow < 40
+        seconds = 4.1 if batch.executor == "n0" else 11.0 if 0 < slow < 40 else 2.8
+        used.append(batch.executor)
+        now += seconds
+        sched.complete(batch.executor, seconds)
+    assert used[1000:5000].count("n0") <= 64
+    assert used[5000:].count("n0") <= 300
+
+
 def test_what_is_always_cold_is_learned_all_the_same() -> None:
     """Lone requests and crowds in turn: the wide team never gets warm, and is left."""
     sched = narrow_and_wide()

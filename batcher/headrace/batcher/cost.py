@@ -25,8 +25,8 @@ _SEEN = 3
 # Everything has become slower or faster when the recent runs, taken together, leave this range.
 _STEADY = (0.88, 1.14)
 _CLIP_DRIFT = 1.5
-# Or when so many in a row all leave this one.
-_IN_A_ROW, _AGREED = 5, (0.9, 1.1)
+# Or when so many in a row are all off to the same side, by a tenth and more than runs usually are.
+_IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
 _SLOWEST_GAIN = 0.08
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN = 4
@@ -40,17 +40,24 @@ _TRIAL_EVERY, _TOLD = 8, 3
 # largest that was run, until a second size takes no longer than so many times what was expected.
 _AT_FIRST, _STRIDE = 8, 2
 _MISLED = 1.25
+# How fast is followed what a run takes beside itself.
+_TURNAROUND_GAIN = 0.05
 # By so much the level of a borrowed table must be off to be worth a new one at once.
 _TELLING = 0.02
 
 
 class CostTable:
-    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor."""
+    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor.
+
+    `turnaround`, in seconds, is what a run keeps its executor from others beside that, whatever its
+    size: the ways to its thread and back, and until a busy event loop hears of its end.
+    """
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
         self.observations = 0
         self.spread = 0.03
+        self.turnaround = 0.0
         self._mean: dict[int, float] = {}
         self._count: dict[int, float] = {}
         self._table: list[float] = []
@@ -65,6 +72,8 @@ class CostTable:
         self._trusted = 0
         self._profiled = Profiled({})
         self._hesitated = 0
+        # Whether lone requests go to another team, and after how many runs of both that was so.
+        self.outdone, self.outdone_at = False, 0
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -81,9 +90,9 @@ class CostTable:
 
     @property
     def plan(self) -> SizePlan | None:
-        """The sizes to want by these costs; None before anything was seen."""
+        """The sizes to want by these costs, turnaround included; None before anything was seen."""
         if self._plan is None and self._table:
-            self._plan = SizePlan(self._table)
+            self._plan = SizePlan([0.0, *(each + self.turnaround for each in self._table[1:])])
         return self._plan
 
     @property
@@ -143,6 +152,15 @@ class CostTable:
             return True
         return False
 
+    def turned_around(self, seconds: float) -> None:
+        """Learns that a run took so much beside itself. Counts from the next time the table is
+        rebuilt."""
+        if self.turnaround:  # else it is the first
+            seconds = self.turnaround + _TURNAROUND_GAIN * (
+                min(seconds, _CLIP * self.turnaround) - self.turnaround
+            )
+        self.turnaround = seconds
+
     def worth_a_try(self, rows: int) -> bool:
         """Whether a batch of `rows`, for which no gain is expected, should be run all the same.
 
@@ -198,7 +216,8 @@ class CostTable:
         self._ratios.append(ratio)
         if self.observations <= 20:
             return
-        agreed = len(self._ratios) == _IN_A_ROW and _all_outside(self._ratios, _AGREED)
+        off = 1 + max(_OFF, _UNUSUAL * self.spread)
+        agreed = len(self._ratios) == _IN_A_ROW and _all_outside(self._ratios, (1 / off, off))
         if agreed:
             self._drift = statistics.median(self._ratios)
         if agreed or not _STEADY[0] < self._drift < _STEADY[1]:
@@ -228,6 +247,7 @@ class CostTable:
         and take long to be found out: sizes grow step by step (`_STRIDE`).
         """
         other = CostTable(self.largest)
+        other.turnaround = self.turnaround
         other._trusted = _AT_FIRST
         other._borrowed = set(self._mean)
         for size in self._mean:

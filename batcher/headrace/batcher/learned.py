@@ -38,11 +38,13 @@ class Learned:
         self._without_costs = WorkConserving()
 
     def decide(self, state: State, now: float) -> Sequence[Action]:
+        if not state.queues:  # it is asked after every answer, too
+            return ()
         drops = [Drop(request, Why.EXPIRED) for request in state.expired(now)]
         drops = drops or [Drop(request, Why.OVERTAKEN) for request in _too_late(state, now)]
         if drops:
             return drops
-        if not state.idle or not state.queues:
+        if not state.idle:
             return wake(state)
         key, queue = most_urgent(state)
         chosen = place(state, key, queue, now)
@@ -93,11 +95,13 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
 def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
     """The size to want when no deadline presses, and what keeps it from being larger."""
     queue, plan, peers = seen.queue, seen.plan, seen.peers
+    limit = min(queue.rows, plan.largest)
+    if limit == 1:
+        return 1, Reason.FULL
     executors = len(peers)
     pressed = state.device.pressed
     # On a pressed device a second batch would only take time from what both wait for.
     idle = 1 if pressed else sum(state.running[e] is None for e in peers)
-    limit = min(queue.rows, plan.largest)
     size = plan.best(queue.rows / (1 - seen.load) / idle, limit)
     sustaining = min(limit, plan.sustaining(seen.rate / executors))
     if len(state.queues) == 1:
@@ -128,6 +132,8 @@ def _in_time(state: State, seen: Group, wanted: int, now: float) -> tuple[list[R
 
     Where other keys wait, only the batch at hand is looked at.
     """
+    if state.next_deadline() is None:
+        return [], wanted
     if len(state.queues) == 1 and deadlines_press(state, seen, wanted, now):
         size = choose(state, seen, wanted, now)
         if size is not None:

@@ -28,9 +28,12 @@ from headrace.batcher.state import State
 _CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
 # Each team's first runs of lone requests come first.
 _FIRST = 3
-# Then the other team has so many in a row, enough to become warm: after 64 runs, after twice as
-# many, and so on up to every so many. What was learned in a bad moment would else stay.
-_TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 512
+# Then the other team has so many in a row, enough to become warm: 64 runs after lone requests went
+# to another team than before, after twice as many, and so on up to every so many. What was learned
+# in a bad moment is soon unlearned so, and what has stood for long is hardly ever put to the test.
+_TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 2048
+# Of a crowd that another team serves, the main one has as many, to be known.
+_KNOWN_EVERY = 512
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
@@ -91,19 +94,22 @@ def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
     for table, taken in ((theirs, True), (ours, False)):
         if table.observations < _FIRST:
             return taken
-    return better is not _is_trial(ours, theirs)
-
-
-def _is_trial(ours: CostTable, theirs: CostTable) -> bool:
     runs = ours.observations + theirs.observations
-    every = min(_TRIAL_EVERY, 1 << runs.bit_length() - 1)
-    return every >= _FIRST_TRIAL and runs % every < _TRIALS
+    if better is not ours.outdone:
+        ours.outdone, ours.outdone_at = better, runs
+    return better is not _is_trial(runs - ours.outdone_at, _TRIAL_EVERY)
+
+
+def _is_trial(runs: int, most: int) -> bool:
+    """Whether one is due after so many `runs`, where at `most` so many lie between two."""
+    return runs >= _FIRST_TRIAL and runs % min(most, 1 << runs.bit_length() - 1) < _TRIALS
 
 
 def _known(ours: CostTable, theirs: CostTable) -> bool:
     """Whether a crowd may be left to the other team: not while ours is known by hearsay alone, nor
     in its turn to be known again."""
-    return ours.observations >= _FIRST and not _is_trial(ours, theirs)
+    runs = ours.observations + theirs.observations
+    return ours.observations >= _FIRST and not _is_trial(runs, _KNOWN_EVERY)
 
 
 def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:
