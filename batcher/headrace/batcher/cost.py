@@ -40,24 +40,17 @@ _TRIAL_EVERY, _TOLD = 8, 3
 # largest that was run, until a second size takes no longer than so many times what was expected.
 _AT_FIRST, _STRIDE = 8, 2
 _MISLED = 1.25
-# How fast is followed what a run takes beside itself.
-_TURNAROUND_GAIN = 0.05
 # By so much the level of a borrowed table must be off to be worth a new one at once.
 _TELLING = 0.02
 
 
 class CostTable:
-    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor.
-
-    `turnaround`, in seconds, is what a run keeps its executor from others beside that, whatever its
-    size: the ways to its thread and back, and until a busy event loop hears of its end.
-    """
+    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor."""
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
         self.observations = 0
         self.spread = 0.03
-        self.turnaround = 0.0
         self._mean: dict[int, float] = {}
         self._count: dict[int, float] = {}
         self._table: list[float] = []
@@ -73,7 +66,8 @@ class CostTable:
         self._profiled = Profiled({})
         self._hesitated = 0
         # Whether lone requests go to another team, and after how many runs of both that was so.
-        self.outdone, self.outdone_at = False, 0
+        self.outdone: bool | None = None
+        self.outdone_at = 0
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -90,9 +84,9 @@ class CostTable:
 
     @property
     def plan(self) -> SizePlan | None:
-        """The sizes to want by these costs, turnaround included; None before anything was seen."""
+        """The sizes to want by these costs; None before anything was seen."""
         if self._plan is None and self._table:
-            self._plan = SizePlan([0.0, *(each + self.turnaround for each in self._table[1:])])
+            self._plan = SizePlan(self._table)
         return self._plan
 
     @property
@@ -151,15 +145,6 @@ class CostTable:
             self._build()
             return True
         return False
-
-    def turned_around(self, seconds: float) -> None:
-        """Learns that a run took so much beside itself. Counts from the next time the table is
-        rebuilt."""
-        if self.turnaround:  # else it is the first
-            seconds = self.turnaround + _TURNAROUND_GAIN * (
-                min(seconds, _CLIP * self.turnaround) - self.turnaround
-            )
-        self.turnaround = seconds
 
     def worth_a_try(self, rows: int) -> bool:
         """Whether a batch of `rows`, for which no gain is expected, should be run all the same.
@@ -247,7 +232,6 @@ class CostTable:
         and take long to be found out: sizes grow step by step (`_STRIDE`).
         """
         other = CostTable(self.largest)
-        other.turnaround = self.turnaround
         other._trusted = _AT_FIRST
         other._borrowed = set(self._mean)
         for size in self._mean:

@@ -32,6 +32,8 @@ _FIRST = 3
 # to another team than before, after twice as many, and so on up to every so many. What was learned
 # in a bad moment is soon unlearned so, and what has stood for long is hardly ever put to the test.
 _TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 2048
+# What was measured at load is put to the test so many runs later than a change of mind.
+_MEASURED = 192
 # Of a crowd that another team serves, the main one has as many, to be known.
 _KNOWN_EVERY = 512
 # Below so many others a request is as good as alone.
@@ -96,7 +98,8 @@ def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
             return taken
     runs = ours.observations + theirs.observations
     if better is not ours.outdone:
-        ours.outdone, ours.outdone_at = better, runs
+        ours.outdone_at = runs + (_MEASURED if ours.outdone is None else 0)
+        ours.outdone = better
     return better is not _is_trial(runs - ours.outdone_at, _TRIAL_EVERY)
 
 

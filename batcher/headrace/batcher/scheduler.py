@@ -130,7 +130,6 @@ class Scheduler:
     def _learn(self, batch: Batch, seconds: float, now: float) -> None:
         table = self._table(batch)
         table.observe(batch.rows, seconds, batch.cold)
-        table.turned_around(max(0.0, now - batch.started - seconds))
         if table.known:
             self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
 
