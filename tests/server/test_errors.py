@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -91,3 +93,11 @@ def test_a_long_message_is_cut_between_characters() -> None:
     assert said.endswith("ß...")
     assert len(said.encode()) < 2000
     assert message_of(ValueError("ß" * 500)) == "ß" * 500
+
+
+def test_the_page_of_errors_has_each_row() -> None:
+    page = pathlib.Path(__file__).parents[2].joinpath("docs", "errors.md").read_text("utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:4]] for line in page.splitlines()]
+    told = {tuple(cells) for cells in lines if len(cells) == 3 and cells[1].isdecimal()}
+    rows = {*errors.TABLE.values(), errors.INTERNAL}
+    assert told == {(row.code.name, str(row.http), row.reason) for row in rows}

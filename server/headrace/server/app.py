@@ -267,6 +267,11 @@ def _guard(settings: Settings) -> Guard:
     """Raises ConfigurationError when the file of identities cannot be read."""
     file, local = settings.access_file, is_loopback(settings.host)
     if file is None:
+        if not local and settings.tls_client_ca is None:
+            _log.warning(
+                "%s without access_file or tls_client_ca: whoever can reach it may call it",
+                settings.host,
+            )
         return Guard(control=local or settings.allow_control)
     if not local and settings.tls_certificate is None:
         _log.warning("access_file without tls_certificate: tokens travel where others may read")

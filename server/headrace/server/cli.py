@@ -140,7 +140,13 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="print it once, after one interval")
     health = commands.add_parser("health", help="exit code 0 if a server serves, 1 if not")
     health.set_defaults(run=_health, parser=health)
-    health.add_argument("address", metavar="ADDRESS", help="host:port of its gRPC port")
+    health.add_argument(
+        "address",
+        nargs="?",
+        default="127.0.0.1:8001",
+        metavar="ADDRESS",
+        help="host:port of its gRPC port (default 127.0.0.1:8001)",
+    )
     health.add_argument(
         "--service", default="", metavar="NAME", help="a model's name (default: the server itself)"
     )

@@ -52,10 +52,9 @@ async def _inspect(console: Console, sources: Iterable[ModelSource], host: Host)
 
 async def _inspect_model(console: Console, source: ModelSource, host: Host) -> None:
     options = source.options()
-    files = source.files(options)
-    for version in options.versions.choose(list(files)):
+    for version, file in source.files(options).items():
         began = time.monotonic()
-        model = await served.load(source.name, str(version), files[version], options, host)
+        model = await served.load(source.name, str(version), file, options, host)
         _show(console, model, time.monotonic() - began)
         await model.close()
 

@@ -244,7 +244,7 @@ def main(address: str, interval: float, *, once: bool) -> int:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         Console(stderr=True).print(
             f"headrace top: no metrics from {_url(address)}: {reason}; "
-            "the address is that of the server's HTTP port",
+            "the address is that of the server's HTTP port, a token comes from HEADRACE_TOKEN",
             markup=False,
             highlight=False,
             soft_wrap=True,

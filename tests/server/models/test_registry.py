@@ -117,12 +117,34 @@ async def test_a_failed_reload_leaves_the_old_versions_serving(
     with pytest.raises(LoadFailed):
         await registry.load("m")
     assert registry.get("m") is before
-    assert index(registry) == {("m", "1"): ("READY", "")}
+    listed = index(registry)
+    assert listed["m", "1"] == ("READY", "")
+    assert listed["m", "2"][0] == "UNAVAILABLE"
+    assert listed["m", "2"][1].startswith("model.onnx: ")
+    with pytest.raises(ModelUnavailable, match=r"UNAVAILABLE: model\.onnx: "):
+        registry.get("m", "2")
     configure(repository, "nonsense")
     with pytest.raises(LoadFailed):
         await registry.load("m")
     assert await ask(registry) == 1.0
     assert told(registry) == [("m", True)]
+
+
+async def test_a_version_without_its_file_is_not_passed_over(
+    registry: Registry, repository: pathlib.Path
+) -> None:
+    """Who has put it there would take the old one's answers for the new one's."""
+    await registry.load_all()
+    put(repository, 3, 3.0)
+    folder = repository / "m" / "3"
+    (folder / "model.onnx").rename(folder / "modl.onnx")
+    with pytest.raises(LoadFailed, match=r"version 3: expected model.onnx in m/3, got modl.onnx"):
+        await registry.load("m")
+    assert await ask(registry) == 1.0
+    (folder / "modl.onnx").rename(folder / "model.onnx")
+    await registry.load("m")
+    assert await ask(registry) == 3.0
+    assert index(registry) == {("m", "3"): ("READY", "")}
 
 
 async def test_a_load_may_bring_its_configuration(registry: Registry) -> None:

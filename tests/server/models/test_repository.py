@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import pytest
 
 from headrace.server.errors import ConfigurationError, LoadFailed
-from headrace.server.models.options import ModelOptions
+from headrace.server.models.options import ModelOptions, VersionPolicy
 from headrace.server.models.repository import Catalogue, ModelSource
 
 
@@ -126,19 +127,26 @@ def test_a_folder_without_models_is_described(tmp_path: pathlib.Path) -> None:
     )
 
 
-def versions(folder: pathlib.Path, **options: str) -> list[int]:
-    return sorted(ModelSource("net", folder).files(ModelOptions(**options)))  # type: ignore[arg-type]
+def versions(folder: pathlib.Path, **options: Any) -> list[int]:
+    return sorted(ModelSource("net", folder).files(ModelOptions(**options)))
 
 
 def test_versions_are_folders_whose_names_are_numbers_from_1(tmp_path: pathlib.Path) -> None:
     touch(
         tmp_path,
         *(f"{name}/model.onnx" for name in ("1", "12", "0", "00", "-1", "1.5", "v2", "latest")),
-        "3/other.onnx",
         "5",
     )
-    assert versions(tmp_path) == [1, 12]
-    assert versions(tmp_path, filename="other.onnx") == [3]
+    assert versions(tmp_path, versions=VersionPolicy(latest=None)) == [1, 12]
+    assert versions(tmp_path) == [12]
+
+
+def test_a_version_that_is_chosen_has_its_file(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "1/model.onnx", "2/other.onnx")
+    with pytest.raises(LoadFailed, match=r"version 2: expected model.onnx in .*/2, got other.onnx"):
+        versions(tmp_path)
+    assert versions(tmp_path, filename="other.onnx") == [2]
+    assert versions(tmp_path, versions=VersionPolicy(specific=(1,))) == [1]
 
 
 def test_a_model_without_versions_is_version_1(tmp_path: pathlib.Path) -> None:

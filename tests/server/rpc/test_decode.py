@@ -192,6 +192,10 @@ def test_a_timeout_of_zero_is_none() -> None:
             "parameter 'headrace_solo': expected bool_param, got string_param",
         ),
         (
+            parameters(headrace_explain=pb.InferParameter(string_param="yes")),
+            "parameter 'headrace_explain': expected bool_param, got string_param",
+        ),
+        (
             parameters(triton_secret=pb.InferParameter(bool_param=True)),
             "parameter 'triton_secret': names that begin with 'triton_' are reserved",
         ),

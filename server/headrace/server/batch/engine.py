@@ -17,7 +17,7 @@ from headrace.batcher.errors import ExecutionFailed, Overloaded
 from headrace.inference.tensors import Array
 from headrace.server.batch.job import Job
 from headrace.server.contract import InputTensor
-from headrace.server.errors import ConfigurationError, InvalidInput, LoadFailed
+from headrace.server.errors import ConfigurationError, InvalidInput
 from headrace.server.executors.session import Provider
 from headrace.server.inference import InferenceRequest, InferenceResult, infer
 from headrace.server.models.operators import OperatorLibraries
@@ -166,10 +166,7 @@ def model_digest(source: ModelSource) -> str:
     beside it, and the configuration. Raises LoadFailed."""
     options = source.options()
     files = source.files(options)
-    chosen = options.versions.choose(list(files))
-    if not chosen:
-        raise LoadFailed(f"no version satisfies version_policy: {sorted(files)} exist")
-    graph = files[chosen[-1]]
+    graph = files[max(files)]
     source.check_model(graph)
     weights = [graph.parent / name for name in sorted(set(external_data(graph)))]
     configuration = [source.path / name for name in ("config.pbtxt", "model.toml")]

@@ -149,15 +149,13 @@ class Registry:
                 source.check()
                 options = from_json(config, name) if config else source.options()
                 files = source.files(options)
-                chosen = options.versions.choose(list(files))
-                if not chosen:
-                    raise LoadFailed(f"no version satisfies version_policy: {sorted(files)} exist")
             except Exception as error:
                 failure = _as_load_failed(error)
                 await self._note_failure(name, "", failure)
                 raise failure from error
             _warn_not_honoured(name, options)
-            fresh = await self._load_versions(source, {str(v): files[v] for v in chosen}, options)
+            versions = {str(version): file for version, file in files.items()}
+            fresh = await self._load_versions(source, versions, options)
             await self._replace(name, fresh)
 
     def _finish(
@@ -199,6 +197,8 @@ class Registry:
         if any(entry.model is not None for entry in current.values()):
             for other in loading:  # the old versions serve on
                 del current[other]
+            if version and version not in current:
+                current[version] = Entry(name, version, UNAVAILABLE, str(error))
             return
         reason = f"version {version} failed to load"
         failed = {other: Entry(name, other, UNAVAILABLE, reason) for other in loading}

@@ -43,25 +43,44 @@ class ModelSource:
         return ModelOptions() if self.path.is_file() else read_options(self.path)
 
     def files(self, options: ModelOptions) -> dict[int, pathlib.Path]:
-        """The file of each version on disk. Raises LoadFailed when there is none."""
+        """The file of each version that the version policy chooses.
+
+        Raises LoadFailed when there is none, and when one has no such file: who has put a version
+        there is to hear that it cannot be served, rather than that another one is.
+        """
         if self.path.is_file():
             return {1: self.path}
         if not self.path.is_dir():
             raise LoadFailed(f"{self.path}: no such model folder any more")
+        versions = self._versions(options)
+        if not any(file.is_file() for file in versions.values()):
+            raise LoadFailed(
+                f"expected <version>/{options.filename} in {self.path.name}, with a version that "
+                f"is a number from 1, got {_contents(self.path)}"
+            )
+        chosen = options.versions.choose(list(versions))
+        if not chosen:
+            raise LoadFailed(f"no version satisfies version_policy: {sorted(versions)} exist")
+        for version in chosen:
+            if not versions[version].is_file():
+                folder = versions[version].parent
+                raise LoadFailed(
+                    f"version {version}: expected {options.filename} in {self.path.name}/"
+                    f"{folder.name}, got {_contents(folder)}"
+                )
+        return {version: versions[version] for version in chosen}
+
+    def _versions(self, options: ModelOptions) -> dict[int, pathlib.Path]:
+        """Where the file of each version should be."""
         versions = {
             int(folder.name): folder / options.filename
             for folder in self.path.iterdir()
             if folder.is_dir() and folder.name.isdecimal() and int(folder.name) > 0
         }
-        found = {version: file for version, file in versions.items() if file.is_file()}
-        if not found and (self.path / options.filename).is_file():
-            return {1: self.path / options.filename}
-        if not found:
-            raise LoadFailed(
-                f"expected <version>/{options.filename} in {self.path.name}, with a version that "
-                f"is a number from 1, got {_contents(self.path)}"
-            )
-        return found
+        alone = self.path / options.filename
+        if alone.is_file() and not any(file.is_file() for file in versions.values()):
+            return {1: alone}
+        return versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def _asked(head: Head) -> _Asked:
 
 def _read(head: Head) -> _Asked:
     message = head.message
-    timeout, priority, solo = _scheduling(message.parameters)
+    timeout, priority = _scheduling(message.parameters)
     classes = {}
     for output in message.outputs:
         _refuse_shared_memory(f"output '{output.name}'", output.parameters)
@@ -131,9 +131,9 @@ def _read(head: Head) -> _Asked:
         classes=classes,
         timeout=timeout,
         priority=priority,
-        solo=solo,
+        solo=_flag(message.parameters, SOLO),
         sequence=_sequence(message.parameters),
-        explain=EXPLAIN in message.parameters and message.parameters[EXPLAIN].bool_param,
+        explain=_flag(message.parameters, EXPLAIN),
         kind=Kind() if head.kept else None,
     )
 
@@ -195,25 +195,29 @@ def _refuse_shared_memory(where: str, parameters: Mapping[str, Any]) -> None:
         raise Unsupported(f"{where}: shared memory is not offered, send the tensor in the message")
 
 
-def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int, bool]:
-    """The request's own timeout in seconds, its priority, and whether it is to be run alone."""
-    timeout, priority, solo = None, 0, False
+def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int]:
+    """The request's own timeout in seconds, and its priority."""
+    timeout, priority = None, 0
     for key in parameters:
         if key == "timeout":
             microseconds = _whole(parameters[key], "timeout", ("int64_param",))
             timeout = microseconds / 1e6 if microseconds else None
         elif key == "priority":
             priority = _whole(parameters[key], "priority", ("int64_param", "uint64_param"))
-        elif key == SOLO:
-            kind = parameters[key].WhichOneof("parameter_choice")
-            if kind != "bool_param":
-                raise InvalidInput(f"parameter '{key}': expected bool_param, got {kind}")
-            solo = parameters[key].bool_param
         elif key.startswith(_RESERVED) and key not in _KNOWN_RESERVED:
             raise InvalidInput(
                 f"parameter '{key}': names that begin with '{_RESERVED}' are reserved"
             )
-    return timeout, priority, solo
+    return timeout, priority
+
+
+def _flag(parameters: Mapping[str, Any], key: str) -> bool:
+    if key not in parameters:
+        return False
+    kind = parameters[key].WhichOneof("parameter_choice")
+    if kind != "bool_param":
+        raise InvalidInput(f"parameter '{key}': expected bool_param, got {kind}")
+    return bool(parameters[key].bool_param)
 
 
 def _sequence(parameters: Mapping[str, Any]) -> SequencePlace | None:
@@ -226,14 +230,9 @@ def _sequence(parameters: Mapping[str, Any]) -> SequencePlace | None:
         raise InvalidInput(
             f"parameter 'sequence_id': expected int64_param or string_param, got {kind}"
         )
-    flags = {}
-    for key in ("sequence_start", "sequence_end"):
-        flag = parameters[key].WhichOneof("parameter_choice") if key in parameters else "bool_param"
-        if flag != "bool_param":
-            raise InvalidInput(f"parameter '{key}': expected bool_param, got {flag}")
-        flags[key] = key in parameters and parameters[key].bool_param
+    start, end = (_flag(parameters, key) for key in ("sequence_start", "sequence_end"))
     id_ = getattr(parameter, kind)
-    return SequencePlace(id_, flags["sequence_start"], flags["sequence_end"]) if id_ else None
+    return SequencePlace(id_, start, end) if id_ else None
 
 
 def _whole(parameter: Any, key: str, kinds: Sequence[str]) -> int:
