@@ -242,7 +242,8 @@ def main() -> int:
     parser.add_argument("--rpc-engine", default="auto", help="of the server (default auto)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args()
-    console, plan = Console(width=None if sys.stdout.isatty() else 200), SHORT if options.short else long(options.minutes)
+    plan = SHORT if options.short else long(options.minutes)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     flags = (f"--rpc-engine={options.rpc_engine}",)
     side = Side(options.row_ms / 1e3, flags, part_from_callers())
     with tempfile.TemporaryDirectory() as folder:
