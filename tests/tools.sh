@@ -16,6 +16,7 @@ want protoc-gen-go golang-goprotobuf-dev
 want protoc protobuf-compiler
 want javac default-jdk-headless
 want /usr/share/java/grpc-netty.jar libgrpc-java libnetty-java libperfmark-java
+want /usr/share/java/protobuf.jar libprotobuf-java
 want grpc_java_plugin protobuf-compiler-grpc-java-plugin
 want haproxy haproxy
 want node nodejs

@@ -67,8 +67,11 @@ def write_repository(path: pathlib.Path) -> pathlib.Path:
         write(name, models.lab(), config=SINGLE)
     # Each run costs the same whatever it carries, so what waits together runs together. Nobody
     # else calls these: the server learns what a batch costs, and a slow one would put it off.
-    for name in ("lab_sharing", "lab_failing", "lab_leaving"):
+    for name in ("lab_sharing", "lab_leaving"):
         write(name, models.slowed(models.lab()), config=SINGLE)
+    # Four that wait are one batch, whatever the machine makes of the costs.
+    together = SINGLE + "dynamic_batching { preferred_batch_size: [ 4 ] }\n"
+    write("lab_failing", models.slowed(models.lab()), config=together)
     # Its check at load takes a second or two of matrix products.
     write("lab_slow_to_load", models.lab(steps_factor=3_000), config=SINGLE)
     bounded = SINGLE + "dynamic_batching { default_queue_policy { max_queue_size: 2 } }\n"

@@ -6,9 +6,9 @@ set -eu
 cd "$(dirname "$0")"
 jars=/usr/share/java
 for needed in javac protoc grpc_java_plugin; do
-  if ! command -v "$needed" >/dev/null || [ ! -f $jars/grpc-netty.jar ]; then
+  if ! command -v "$needed" >/dev/null || [ ! -f $jars/grpc-netty.jar ] || [ ! -f $jars/protobuf.jar ]; then
     echo "$needed or Java's gRPC is not here (Debian: apt-get install default-jdk-headless" \
-      "libgrpc-java libnetty-java libperfmark-java protobuf-compiler" \
+      "libgrpc-java libnetty-java libperfmark-java libprotobuf-java protobuf-compiler" \
       "protobuf-compiler-grpc-java-plugin)" >&2
     exit 77
   fi
