@@ -96,3 +96,6 @@ async def test_both_clients_refuse_to_send_a_token_in_plain_text() -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="token_in_plain_text"):
             kind("127.0.0.1:1", token="secret")
+        with pytest.raises(ValueError, match="headers: authorization: expected") as caught:
+            kind("127.0.0.1:1", headers={"Authorization": "Basic secret"})
+        assert "secret" not in str(caught.value)

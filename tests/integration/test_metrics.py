@@ -189,6 +189,11 @@ def test_a_line_for_each_call_where_wished(tmp_path: pathlib.Path, folder: pathl
     assert [r["status"] for r in infer].count("OK") == 4
     assert {(r["model"], r["version"]) for r in infer if r["status"] == "OK"} == {("lab", "1")}
     assert all(r["seconds"] > 0 and r["caller"] for r in infer)
+    answered = [r for r in infer if r["status"] == "OK"]
+    assert all(0 <= r["queue_seconds"] < r["seconds"] and "reason" not in r for r in answered)
+    failed = [r for r in infer if r["status"] != "OK"]
+    assert failed
+    assert all(r["reason"] and "queue_seconds" not in r for r in failed)
 
 
 def test_off_counts_how_calls_end_and_no_more(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:

@@ -105,7 +105,8 @@ def test_a_call_is_traced_from_its_caller_to_its_run(
     assert (said["headrace.batch.rows"], said["headrace.batch.requests"]) == (1, 1)
     assert said["headrace.batch.reason"]
     assert said["headrace.batch.actual_seconds"] > 0
-    assert "steps" in said["headrace.batch.key"]
+    assert "steps INT64[]" in said["headrace.batch.key"]
+    assert "headrace.error.reason" not in said
     assert said["headrace.batch.executor"] == run.attributes["headrace.executor"]
     assert call.resource["service.name"] == "lab-server"
 
@@ -173,7 +174,8 @@ def test_what_failed_says_so(tmp_path: pathlib.Path, receiver: Receiver, engine:
         for span in receiver.spans
         if span.name == METHOD
     }
-    assert set(by_status) == {"INTERNAL", "NOT_FOUND"}
+    reasons = {s: span.attributes["headrace.error.reason"] for s, span in by_status.items()}
+    assert reasons == {"INTERNAL": "EXECUTION_FAILED", "NOT_FOUND": "MODEL_NOT_FOUND"}
     assert by_status["INTERNAL"].status == ERROR
     assert by_status["NOT_FOUND"].status != ERROR  # the caller's fault, not the server's
     assert "headrace.model.name" not in by_status["NOT_FOUND"].attributes

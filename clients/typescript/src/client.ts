@@ -271,24 +271,32 @@ export class Client {
 // RFC 6750, b64token.
 const TOKEN = /^[A-Za-z0-9\-._~+/]+=*$/;
 
-/** The headers of every call, with the token if there is one. Throws TypeError for a token that
- * would go out in plain text unasked, or that is none. */
+/** The headers of every call, with the token if there is one. Throws TypeError for a token, or an
+ * authorization among the headers, that would go out in plain text unasked, and for what is no
+ * token. */
 function withToken({ headers, token, channel }: ClientOptions): Headers {
   const merged = new Headers(headers);
   if (token === undefined) {
+    if (merged.has("authorization")) {
+      expectEncryption("headers: authorization", channel);
+    }
     return merged;
   }
   if (!TOKEN.test(token)) {
     throw new TypeError("token: expected letters, digits and -._~+/=, got something else");
   }
+  expectEncryption("token", channel);
+  merged.set("authorization", `Bearer ${token}`);
+  return merged;
+}
+
+function expectEncryption(secret: string, channel: ChannelOptions | undefined): void {
   if (channel?.tls === undefined && channel?.tokenInPlainText !== true) {
     throw new TypeError(
-      "token: expected channel.tls with it, since others could read it on its way; " +
+      `${secret}: expected channel.tls with it, since others could read it on its way; ` +
         "channel.tokenInPlainText sends it all the same",
     );
   }
-  merged.set("authorization", `Bearer ${token}`);
-  return merged;
 }
 
 /** The messages of a stream. What the caller's iterable throws is kept for the caller: it ends the

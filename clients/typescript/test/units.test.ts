@@ -220,6 +220,10 @@ test("a token goes out encrypted, or where that is said to be well", async () =>
     name: "TypeError",
     message: /expected channel\.tls with it/,
   });
+  assert.throws(() => new Client("127.0.0.1:1", { headers: { Authorization: "Basic secret" } }), {
+    name: "TypeError",
+    message: /^headers: authorization: expected channel\.tls/,
+  });
   for (const token of ["", "two words", "secret\n"]) {
     assert.throws(() => new Client("127.0.0.1:1", { token, channel: { tls: {} } }), {
       message: "token: expected letters, digits and -._~+/=, got something else",

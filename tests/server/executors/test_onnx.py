@@ -264,6 +264,11 @@ def other_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
+def test_a_key_reads_as_signature() -> None:
+    key = Key((("ids", "INT64", (128,)), ("scale", "FP32", ())), ("logits", "pooled"))
+    assert str(key) == "ids INT64[128], scale FP32[] -> logits, pooled"
+
+
 def test_a_loop_that_is_gone_ends_the_thread() -> None:
     with other_loop() as loop:
         executor = OnnxExecutor(Seat("e", "cpu"), session_of(graphs.identity()), loop)

@@ -90,18 +90,25 @@ def with_token(
 ) -> Headers | None:
     """`headers`, and `token` as a bearer token (RFC 6750).
 
-    Raises ValueError where that would go out in plain text unasked, or is no token.
+    Raises ValueError where that, or an authorization that `headers` has, would go out in plain text
+    unasked, or is no token.
     """
     if token is None:
+        if any(name.lower() == "authorization" for name in headers or {}):
+            _expect_encryption("headers: authorization", options)
         return headers
     if not _TOKEN.fullmatch(token):  # and is not shown: it may be one but for a line break
         raise ValueError("token: expected letters, digits and -._~+/=, got something else")
+    _expect_encryption("token", options)
+    return {**(headers or {}), "authorization": f"Bearer {token}"}
+
+
+def _expect_encryption(secret: str, options: ChannelOptions) -> None:
     if options.tls is None and not options.token_in_plain_text:
         raise ValueError(
-            "token: expected channel=ChannelOptions(tls=...) with it, since others could read it "
-            "on its way; ChannelOptions(token_in_plain_text=True) sends it all the same"
+            f"{secret}: expected channel=ChannelOptions(tls=...) with it, since others could read "
+            "it on its way; ChannelOptions(token_in_plain_text=True) sends it all the same"
         )
-    return {**(headers or {}), "authorization": f"Bearer {token}"}
 
 
 class ChannelSettings(TypedDict):

@@ -75,6 +75,11 @@ class Key:
     def __hash__(self) -> int:
         return self._hash
 
+    def __str__(self) -> str:
+        """As people read it: "image FP32[3,48,192] -> scores"; a row's dimensions."""
+        said = (f"{name} {type_}[{','.join(map(str, dims))}]" for name, type_, dims in self.inputs)
+        return f"{', '.join(said)} -> {', '.join(self.outputs)}"
+
 
 class Session(Protocol):
     """What is asked of an ONNX Runtime session."""

@@ -151,7 +151,8 @@ class InferenceService:
         self.outcomes["OK"] += 1
         if begun.call is not None:
             spec = result.model.spec
-            self._watch.answered(begun.call, spec.name, spec.version)
+            queued = result.answer.queue_seconds
+            self._watch.answered(begun.call, spec.name, spec.version, queued)
         return response
 
     def sent(self, begun: Begun) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from opentelemetry.trace import (
     Link,
@@ -30,6 +31,9 @@ from headrace.batcher.observer import Observer
 from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.server.telemetry.current import CURRENT
 from headrace.server.telemetry.sampling import Metadata, Sampling, traceparent_of
+
+if TYPE_CHECKING:
+    from headrace.server.telemetry.watch import End
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _LONGEST_KEY = 500
@@ -66,16 +70,17 @@ class Tracing:
         CURRENT.set(span)
         return span
 
-    def end(self, span: Span, model: str, version: str, status: str, error: str) -> None:
-        """`error`: what the caller is told, empty for none."""
-        span.set_attribute("rpc.response.status_code", status)
+    def end(self, span: Span, model: str, version: str, end: End) -> None:
+        span.set_attribute("rpc.response.status_code", end.status)
         if model:
             span.set_attribute("headrace.model.name", model)
             span.set_attribute("headrace.model.version", version)
-        if error:
-            span.set_attribute("error.type", status)
-        if status in _OUR_FAULT:
-            span.set_status(Status(StatusCode.ERROR, error))
+        if end.message:
+            span.set_attribute("error.type", end.status)
+        if end.reason:
+            span.set_attribute("headrace.error.reason", end.reason)
+        if end.status in _OUR_FAULT:
+            span.set_status(Status(StatusCode.ERROR, end.message))
         span.end(_date(time.monotonic()))
 
     def observer(self, model: str, version: str) -> Observer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.batcher.executor import Completion
@@ -24,6 +25,18 @@ ACCESS = logging.getLogger("headrace.access")
 
 # The name and version of the model that would answer; the version or both empty where none would.
 Resolve = Callable[[str, str], tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a call ended. status: gRPC's. message and reason: what the caller is told of an error,
+    and its `google.rpc.ErrorInfo.reason`. queued: the seconds it waited to be run, None where it
+    was not."""
+
+    status: str
+    message: str = ""
+    reason: str = ""
+    queued: float | None = None
 
 
 class Call:
@@ -74,37 +87,41 @@ class Watch:
         span = self.tracing.begin(method, model, metadata() or (), arrival)
         return Call(method, arrival, span)
 
-    def answered(self, call: Call, model: str = "", version: str = "") -> None:
-        """`model` and `version` as the server has them; empty for calls that concern none."""
+    def answered(
+        self, call: Call, model: str = "", version: str = "", queued: float | None = None
+    ) -> None:
+        """`model` and `version` as the server has them; empty for calls that concern none.
+        `queued` as End has it."""
         if self._counts_only and call.span is None:  # as nearly always
             self.calls.ended((call.method, model, version, "OK"), time.monotonic() - call.arrival)
         else:
-            self._ended(call, model, version, "OK", "")
+            self._ended(call, model, version, End("OK", queued=queued))
 
     def failed(self, call: Call, error: Exception, model: str = "", version: str = "") -> None:
         """`model` and `version` in the caller's words."""
-        status, message = errors.row_of(error).code.name, errors.message_of(error)
-        self._ended(call, *self._known(model, version), status, message)
+        row = errors.row_of(error)
+        end = End(row.code.name, errors.message_of(error), row.reason)
+        self._ended(call, *self._known(model, version), end)
 
     def aborted(self, call: Call, status: str, message: str) -> None:
         """The call was ended with a status that is not OK; it concerns no one model."""
-        self._ended(call, "", "", status, message)
+        self._ended(call, "", "", End(status, message))
 
     def cancelled(self, call: Call, model: str = "", version: str = "") -> None:
         """The caller has left; `model` and `version` in its words."""
-        self._ended(call, *self._known(model, version), "CANCELLED", "the caller has left")
+        self._ended(call, *self._known(model, version), End("CANCELLED", "the caller has left"))
 
     def _known(self, model: str, version: str) -> tuple[str, str]:
         return self.resolve(model, version) if model else ("", "")
 
-    def _ended(self, call: Call, model: str, version: str, status: str, message: str) -> None:
+    def _ended(self, call: Call, model: str, version: str, end: End) -> None:
         seconds = time.monotonic() - call.arrival
         if self._on:
-            self.calls.ended((call.method, model, version, status), seconds)
+            self.calls.ended((call.method, model, version, end.status), seconds)
         if self._access_log:
-            _log_access(call, model, version, status, seconds)
+            _log_access(call, model, version, end, seconds)
         if call.span is not None and self.tracing is not None:
-            self.tracing.end(call.span, model, version, status, message)
+            self.tracing.end(call.span, model, version, end)
 
     def observer(self, model: str, version: str, statistics: ModelStatistics) -> Observer:
         """For the runner of a version that will serve."""
@@ -114,17 +131,21 @@ class Watch:
         return observers[0] if len(observers) == 1 else Several(observers)
 
 
-def _log_access(call: Call, model: str, version: str, status: str, seconds: float) -> None:
-    fields = {
+def _log_access(call: Call, model: str, version: str, end: End, seconds: float) -> None:
+    fields: dict[str, str | float] = {
         "method": call.method,
         "model": model,
         "version": version,
-        "status": status,
+        "status": end.status,
         "seconds": round(seconds, 6),
         "caller": call.caller,
     }
+    if end.reason:
+        fields["reason"] = end.reason
+    if end.queued is not None:
+        fields["queue_seconds"] = round(end.queued, 6)
     text = "%s %s %s in %.1f ms"
-    ACCESS.info(text, call.method, model, status, seconds * 1e3, extra={"fields": fields})
+    ACCESS.info(text, call.method, model, end.status, seconds * 1e3, extra={"fields": fields})
 
 
 class Several(Observer):
