@@ -10,6 +10,7 @@ want() {
   command -v "$1" >/dev/null || [ -e "$1" ] || missing+=("${@:2}")
 }
 want cc gcc libc6-dev
+want c++ g++
 want go golang-go
 want /usr/share/gocode/src/google.golang.org/grpc golang-google-grpc-dev
 want protoc-gen-go golang-goprotobuf-dev

@@ -11,7 +11,17 @@ from headrace.bench.adaptors import ADAPTORS
 from headrace.bench.peer import available
 from headrace.bench.peer_environment import Peer, PeerUnavailable, environment, key, pinned, read
 
-PEERS = ["bentoml", "echo", "headrace", "kserve", "litserve", "mlserver", "mosec", "pytriton"]
+PEERS = [
+    "bentoml",
+    "echo",
+    "headrace",
+    "kserve",
+    "litserve",
+    "mlserver",
+    "mosec",
+    "pytriton",
+    "triton",
+]
 MINIMAL = {
     "about": "a peer",
     "package": "peer",
