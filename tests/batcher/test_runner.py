@@ -74,6 +74,66 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def crowded() -> Bench:
+    """A bench on which requests usually find others."""
+    bench = Bench()
+    bench.runner.state.crowd = 8.0
+    return bench
+
+
+async def dispatched_after(bench: Bench) -> int:
+    """Turns until the executor has a batch."""
+    for turn in range(50):
+        if bench.executor.busy:
+            return turn
+        await asyncio.sleep(0)
+    raise AssertionError("nothing was dispatched")
+
+
+async def test_a_lone_request_is_decided_in_the_next_turn() -> None:
+    bench = Bench()
+    future = bench.submit("alone")
+    assert await dispatched_after(bench) == 1
+    bench.executor.finish()
+    await future
+
+
+async def test_what_a_crowd_sends_some_turns_apart_is_one_batch() -> None:
+    bench, futures = crowded(), []
+    for number in range(3):
+        futures.append(bench.submit(number))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    await dispatched_after(bench)
+    bench.executor.finish()
+    assert [(await future).batch.rows for future in futures] == [3, 3, 3]
+
+
+async def test_arrivals_without_end_are_not_waited_for() -> None:
+    bench, futures = crowded(), []
+    while not bench.executor.busy:
+        assert len(futures) < 50
+        futures.append(bench.submit(len(futures)))
+        await asyncio.sleep(0)
+    assert len(futures) > 4
+    bench.executor.finish()
+    await settle()
+    if bench.executor.busy:
+        bench.executor.finish()
+    await asyncio.gather(*futures)
+
+
+async def test_an_executor_that_comes_free_is_given_what_waits_at_once() -> None:
+    bench = crowded()
+    first = bench.submit("first")
+    await dispatched_after(bench)
+    waiting = bench.submit("waiting")
+    bench.executor.finish()  # while what has arrived settles
+    assert await dispatched_after(bench) <= 2
+    bench.executor.finish()
+    await asyncio.gather(first, waiting)
+
+
 async def test_an_answer_says_how_it_came_about() -> None:
     bench = Bench()
     bench.submit("first")

@@ -1,9 +1,11 @@
 """The asyncio shell around the scheduler: futures, the timer, and the executors' completions.
 
 Theory of operation. Callers submit and await a future. Events that fall into one turn of the event
-loop are decided once, at its end, by `Scheduler.step`; the runner performs what that returns. Time
-is read from the clock it was given, never from the loop: uvloop caches `loop.time()` at the grain
-of a millisecond. A timer may fire early; the policy is asked again and says when to wake.
+loop are decided once, at its end, by `Scheduler.step`; the runner performs what that returns. What
+arrives where others usually are is decided some turns later, once no more follows: a transport
+brings one by one, some turns apart, what came together. Time is read from the clock it was given,
+never from the loop: uvloop caches `loop.time()` at the grain of a millisecond. A timer may fire
+early; the policy is asked again and says when to wake.
 """
 
 from __future__ import annotations
@@ -15,15 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from headrace.batcher.admission import wait
+from headrace.batcher import outcomes
 from headrace.batcher.errors import (
     DeadlineTooShort,
     Draining,
-    ExecutionFailed,
-    Expired,
     NoExecutor,
     Overloaded,
-    Overtaken,
 )
 from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
@@ -32,6 +31,11 @@ from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, Wak
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits, State
 from headrace.batcher.watchdog import Watchdog, hung
+
+# Arrivals have settled when none has come for so many turns of the event loop; after so many turns
+# in all, and where requests find fewer than so many others here, they are not waited for. A turn in
+# which nothing is done takes some microseconds (docs/performance.md, "Decisions that wait").
+_QUIET_TURNS, _MOST_TURNS, _COMPANY = 4, 12, 0.5
 
 
 @dataclass(slots=True)
@@ -75,6 +79,8 @@ class Runner:
         self.lost: Callable[[Executor, Batch], None] = lambda executor, batch: None
         self._futures: dict[Request, asyncio.Future[Answer]] = {}
         self._decision: asyncio.Handle | None = None
+        self._settling: asyncio.Handle | None = None
+        self._arrived = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._draining = self._aborted = False
@@ -109,7 +115,11 @@ class Runner:
         future = asyncio.get_running_loop().create_future()
         self._futures[request] = future
         future.add_done_callback(partial(self._future_done, request))
-        self._decide_soon()
+        self._arrived = True
+        if self.state.crowd < _COMPANY:
+            self._decide_soon()
+        else:
+            self._settle_soon()
         return future
 
     def _turned_away(self, request: Request, why: Why, message: str) -> str:
@@ -164,12 +174,29 @@ class Runner:
             self._executors[abandoned.executor].abandon(abandoned)
         self._decide_soon()
 
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settle(_QUIET_TURNS, _MOST_TURNS)
+
+    def _settle(self, quiet: int, left: int) -> None:
+        """Decides after `quiet` turns without arrivals, `left` at most."""
+        if self._arrived:
+            self._arrived, quiet = False, _QUIET_TURNS
+        if not quiet or not left:
+            self._decide()
+            return
+        call_soon = asyncio.get_running_loop().call_soon
+        self._settling = call_soon(self._settle, quiet - 1, left - 1)
+
     def _decide_soon(self) -> None:
         if self._decision is None:
             self._decision = asyncio.get_running_loop().call_soon(self._decide)
 
     def _decide(self) -> None:
-        self._decision = None
+        for handle in (self._decision, self._settling):
+            if handle is not None:  # it is this one, or has become needless
+                handle.cancel()
+        self._decision = self._settling = None
         for action in self._scheduler.step(self._clock()):
             if isinstance(action, Dispatch):
                 self._start(action.batch)
@@ -207,7 +234,9 @@ class Runner:
             self._end(request, results.get(request), batch, completion, now)
         if self._aborted:
             self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again
-        else:
+        elif self.state.device.pressed and not self._draining:
+            self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
+        elif self.state.queues or self._draining:
             self._decide_soon()
 
     def _awaited(self, request: Request, now: float) -> bool:
@@ -229,7 +258,7 @@ class Runner:
             future.set_exception(Draining("the server is shutting down"))
         else:
             self._observer.failed(request, now)
-            future.set_exception(_failure(completion.error))
+            future.set_exception(outcomes.of_failure(completion.error))
 
     def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
         """The future of `request`, to be ended; None when its caller has left in this turn."""
@@ -247,20 +276,7 @@ class Runner:
         if why is Why.OVERTAKEN and request.deadline < now + TIMER_GRAIN:
             why = Why.EXPIRED  # seen when its timer fired, a little before or after its time
         self._observer.dropped(request, why, now)
-        if why is Why.EXPIRED:
-            waited = now - request.arrival
-            message = f"the deadline passed after {waited * 1e3:.1f} ms in the queue"
-            future.set_exception(Expired(message))
-        elif why is Why.OVERTAKEN:
-            waited = now - request.arrival
-            message = (
-                f"after {waited * 1e3:.1f} ms in the queue the deadline cannot be met any more"
-            )
-            future.set_exception(Overtaken(message, wait(self.state, request, now)))
-        elif why is Why.NO_EXECUTOR:
-            future.set_exception(NoExecutor(self._unable))
-        else:
-            future.set_exception(Draining("the server is shutting down"))
+        future.set_exception(outcomes.of_drop(request, why, self.state, now, self._unable))
 
     def _refuse(self, refusal: Reject) -> None:
         future = self._take(refusal.request, self._clock())
@@ -310,11 +326,3 @@ class Runner:
     def _idle(self) -> bool:
         state = self.state
         return not state.queued_requests and all(b is None for b in state.running.values())
-
-
-def _failure(error: Exception) -> ExecutionFailed:
-    """What one caller is told of `error`, which may end several: each is given its own."""
-    kind = type(error) if isinstance(error, ExecutionFailed) else ExecutionFailed
-    failure = kind(str(error) or type(error).__name__)
-    failure.__cause__ = error
-    return failure
