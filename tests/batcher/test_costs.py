@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batcher.cost import CostModel, CostTable, sizes_to_profile
+from headrace.batcher.cost import CostTable, sizes_to_profile
+from headrace.batcher.cost_model import CostModel
 from headrace.batcher.curve import isotonic
 from headrace.batcher.sizing import SizePlan
 
@@ -273,3 +274,13 @@ def test_five_runs_in_a_row_tell_of_others_if_they_are_unusual(usual: float, oth
     for _ in range(5):
         table.observe(4, 5.0 * 1.2)
     assert table.seconds(16) == pytest.approx(17.0 * others, rel=0.05)
+
+
+def test_first_runs_that_were_cold_are_forgotten_for_one_that_was_not() -> None:
+    table = CostTable(8)
+    for seconds in (9.0, 4.5, 2.0, 2.0):
+        table.observe(1, seconds)
+        table.observe(4, 4 * seconds)
+    for _ in range(8):
+        table.observe(4, 8.0)
+    assert table.seconds(1) == pytest.approx(2.0, rel=0.05)

@@ -229,6 +229,24 @@ def test_where_batches_do_not_pay_that_is_found_out_too() -> None:
     assert ran[-1].rows == 1
 
 
+def test_small_batches_that_were_only_slow_at_first_are_found_out() -> None:
+    """The first runs of one row were cold, and all later ones had more: each would have taken a
+    third longer for good."""
+
+    def best_alone(n: int) -> float:
+        return 0.019 if n == 1 else 0.026 * n
+
+    sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=64))
+    table = sched.state.cost.table("cpu", "k", 0.0)
+    for n in (1, 2, 4):
+        for _ in range(2):
+            table.observe(n, 0.05 if n == 1 else best_alone(n))
+    ran = run_alone(sched, best_alone, 60)
+    assert ran[0].rows > 1
+    assert any(batch.reason is Reason.TRIAL and batch.rows == 1 for batch in ran)
+    assert {batch.rows for batch in ran[-20:]} == {1}
+
+
 def test_nothing_is_tried_that_somebody_would_be_late_for() -> None:
     """One after the other two are in time, together they are not."""
 

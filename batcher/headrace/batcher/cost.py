@@ -7,10 +7,9 @@ everything has become slower or faster.
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from headrace.batcher.sizing import SizePlan
 _CLIP = 2.0
 _FEW = 8
 _SEEN = 3
+# One of a size's first runs takes less than this share of those before it: they were cold.
+_COLD, _THAWED = 4, 0.75
 # Everything has become slower or faster when the recent runs, taken together, leave this range.
 _STEADY = (0.88, 1.14)
 _CLIP_DRIFT = 1.5
@@ -30,9 +31,6 @@ _IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
 _SLOWEST_GAIN = 0.08
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN = 4
-# Cost grows a little slower than the number of elements, where nothing else is known.
-_ELEMENTS_EXPONENT = 0.8
-_KEPT_TABLES = 512
 # Of the decisions for which a larger size could be tried, one in so many is for it; until so many
 # runs have told what it takes.
 _TRIAL_EVERY, _TOLD = 8, 3
@@ -127,8 +125,8 @@ class CostTable:
             self._profiled.untried.discard(rows)
         count = self._count[rows] = self._count.get(rows, 0.0) + 1
         old = self._mean.get(rows, expected)
-        if count == 2 and clipped < old:
-            # A size's first run may find caches and memory cold, and says no more then.
+        if 1 < count <= _COLD and clipped < (old if count == 2 else _THAWED * old):
+            # A size's first runs may find caches and memory cold, and say no more then.
             count = self._count[rows] = 1.0
         gain = max(_SLOWEST_GAIN, 1 / count)
         self._mean[rows] = old + gain * (clipped - old)
@@ -146,13 +144,14 @@ class CostTable:
             return True
         return False
 
-    def worth_a_try(self, rows: int) -> bool:
+    def worth_a_try(self, rows: int, reach: float) -> bool:
         """Whether a batch of `rows`, for which no gain is expected, should be run all the same.
 
-        What is known of such sizes may be of a bad moment: a profile that was made beside the load
-        of the version before, say. Never run, it would be believed for ever.
+        What is known of such sizes, up to `reach` times as large, may be of a bad moment: a profile
+        that was made beside the load of the version before, or first runs that were cold. Never
+        run, it would be believed for ever.
         """
-        near = [size for size in self._mean if 0.75 * rows <= size <= 2 * rows]
+        near = [size for size in self._mean if 0.75 * rows <= size <= reach * rows]
         if any(self._count[n] >= _TOLD and n not in self._profiled.untried for n in near):
             return False
         self._hesitated += 1
@@ -255,42 +254,3 @@ def sizes_to_profile(largest: int) -> list[int]:
     """
     powers = [1 << k for k in range(largest.bit_length()) if 1 << k <= largest]
     return powers + [power + 1 for power in powers[1:] if power < largest]
-
-
-class CostModel:
-    """A table for each (kind of executor, key). Executors of one kind learn from each other.
-
-    `row_bytes` says how large a row of a key is: a key never seen borrows the table of the seen key
-    nearest in size, scaled.
-    """
-
-    def __init__(self, largest: int) -> None:
-        self.largest = largest
-        self._tables: OrderedDict[tuple[Hashable, Hashable], tuple[CostTable, float]] = (
-            OrderedDict()
-        )
-
-    def table(self, kind: Hashable, key: Hashable, row_bytes: float) -> CostTable:
-        """The table of `key` on `kind`: its own, or a borrowed one. May know nothing yet."""
-        found = self._tables.get((kind, key))
-        if found is not None:
-            self._tables.move_to_end((kind, key))
-            return found[0]
-        table = self._borrowed(kind, row_bytes)
-        self._tables[kind, key] = (table, row_bytes)
-        if len(self._tables) > _KEPT_TABLES:
-            self._tables.popitem(last=False)
-        return table
-
-    def _borrowed(self, kind: Hashable, row_bytes: float) -> CostTable:
-        size = math.log(max(row_bytes, 1))
-        nearest: tuple[float, CostTable, float] | None = None
-        for (other, _), (table, other_bytes) in self._tables.items():
-            if other == kind and table.observations:
-                distance = abs(math.log(max(other_bytes, 1)) - size)
-                if nearest is None or distance < nearest[0]:
-                    nearest = (distance, table, other_bytes)
-        if nearest is None:
-            return CostTable(self.largest)
-        _, table, other_bytes = nearest
-        return table.scaled((max(row_bytes, 1) / max(other_bytes, 1)) ** _ELEMENTS_EXPONENT)

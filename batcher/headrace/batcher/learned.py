@@ -13,7 +13,7 @@ Theory of operation, in the order in which a decision is made:
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
 5. Where no gain is expected of a larger batch but none was ever run, twice the size is tried now
-   and then.
+   and then; and smaller ones of which few runs have told.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Learned:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
-        elif reason is Reason.NO_GAIN and _worth_a_try(seen, 2 * rows, chosen.most, now):
-            rows, reason = 2 * rows, Reason.TRIAL
+        elif reason is Reason.NO_GAIN and (trial := _trial(seen, rows, chosen.most, now)):
+            rows, reason = trial, Reason.TRIAL
         return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
 
@@ -159,14 +159,20 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
     return (doomed, needed) if served else ([], smaller)
 
 
-def _worth_a_try(seen: Group, rows: int, most: int, now: float) -> bool:
-    """Whether to find out what `rows`, `most` at most, take. Those who would wait anyway do so in
-    the batch."""
-    queue, table = seen.queue, seen.table
-    if rows > min(queue.rows, most, seen.plan.largest) or not table.worth_a_try(rows):
-        return False
-    slack = min(request.deadline for request in islice(queue, rows)) - now
-    return table.seconds(rows) * table.guard <= slack
+def _trial(seen: Group, rows: int, most: int, now: float) -> int:
+    """Another size to run than `rows`, to find out what it takes; 0 for none.
+
+    Twice the size, where those who would wait anyway are in time in such a batch; and smaller ones,
+    which keep nobody longer: the first runs of a shape can be so slow that all of a batch's later
+    ones look better.
+    """
+    queue, table, double = seen.queue, seen.table, 2 * rows
+    if double <= min(queue.rows, most, seen.plan.largest) and table.worth_a_try(double, 2.0):
+        slack = min(request.deadline for request in islice(queue, double)) - now
+        if table.seconds(double) * table.guard <= slack:
+            return double
+    smaller = (size for size in (1, rows // 2) if 0 < size < rows)
+    return next((size for size in smaller if table.worth_a_try(size, 1.25)), 0)
 
 
 def _passed_over(seen: Group, rows: int, now: float) -> tuple[list[Request], int]:

@@ -87,7 +87,7 @@ class Reason(enum.Enum):
     SHARED = "shared among executors"
     NO_GAIN = "no gain in a larger batch"
     DEADLINE = "deadline"
-    TRIAL = "trial of a larger size"
+    TRIAL = "trial of another size"
     SOLO = "solo"
     RETRY = "half of a batch that failed"
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
-from headrace.batcher.cost import CostModel, CostTable
+from headrace.batcher.cost import CostTable
+from headrace.batcher.cost_model import CostModel
 from headrace.batcher.demand import Demands
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Batch, Phase, Request
