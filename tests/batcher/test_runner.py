@@ -99,7 +99,8 @@ async def test_a_lone_request_is_decided_in_the_next_turn() -> None:
 
 
 async def test_what_a_crowd_sends_some_turns_apart_is_one_batch() -> None:
-    bench, futures = crowded(), []
+    bench = crowded()
+    futures: list[asyncio.Future[Answer]] = []
     for number in range(3):
         futures.append(bench.submit(number))
         for _ in range(3):
@@ -110,7 +111,8 @@ async def test_what_a_crowd_sends_some_turns_apart_is_one_batch() -> None:
 
 
 async def test_arrivals_without_end_are_not_waited_for() -> None:
-    bench, futures = crowded(), []
+    bench = crowded()
+    futures: list[asyncio.Future[Answer]] = []
     while not bench.executor.busy:
         assert len(futures) < 50
         futures.append(bench.submit(len(futures)))
@@ -132,6 +134,23 @@ async def test_an_executor_that_comes_free_is_given_what_waits_at_once() -> None
     assert await dispatched_after(bench) <= 2
     bench.executor.finish()
     await asyncio.gather(first, waiting)
+
+
+async def test_under_pressure_it_is_given_what_has_settled() -> None:
+    """Those who were just answered ask again, and join what waits."""
+    bench = crowded()
+    bench.runner.state.device.pressed = True
+    first = bench.submit("first")
+    await dispatched_after(bench)
+    waiting = bench.submit("waiting")
+    await settle()
+    bench.executor.finish()
+    await first
+    again = bench.submit("again")
+    await dispatched_after(bench)
+    assert bench.executor.batches[-1].rows == 2
+    bench.executor.finish()
+    await asyncio.gather(waiting, again)
 
 
 async def test_an_answer_says_how_it_came_about() -> None:

@@ -234,10 +234,10 @@ class Runner:
             self._end(request, results.get(request), batch, completion, now)
         if self._aborted:
             self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again
-        elif self.state.device.pressed and not self._draining:
-            self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
-        elif self.state.queues or self._draining:
+        elif self._draining or (self.state.queues and not self.state.device.pressed):
             self._decide_soon()
+        elif self.state.queues:
+            self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
 
     def _awaited(self, request: Request, now: float) -> bool:
         future = self._futures.get(request)
