@@ -49,7 +49,7 @@ format: $(DEV)  ## rewrite in the house's format
 protos: $(DEV) $(NODE)  ## regenerate stubs and reference from the .proto sources
 	$(BIN)/python protos/generate.py $(if $(NPM),--typescript)
 
-bench: $(DEV)  ## some scenarios, against ourselves and PyTriton, and what a request may cost; under five minutes
+bench: $(DEV)  ## some scenarios, against Triton, and what a request may cost; under five minutes
 	mkdir -p .cache
 	$(BIN)/headrace bench scenario --short tiny magika embeddings vad-streams overload cold-start guard \
 		--json .cache/bench.json --html .cache/bench.html

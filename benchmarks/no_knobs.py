@@ -25,8 +25,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.models import model
+from headrace.bench.sides import served as served_by_peer
+from headrace.bench.sides import side
 from headrace.bench.transports import OK, Prepared
 from headrace.bench.transports.lean import Lean
 from headrace.client import InferOptions
@@ -115,10 +117,18 @@ class Server:
         return taken
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Where callers find a side: gRPC's address, and the model's name there."""
+
+    address: str
+    model: str
+
+
 @dataclass
 class Side:
     """What was found of one side, a turn after the other. outside: processors that callers and
-    front took."""
+    our own front took."""
 
     latencies: list[Latencies] = field(default_factory=list)
     outside: list[float] = field(default_factory=list)
@@ -175,19 +185,18 @@ def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
     return latencies
 
 
-async def served(
-    address: str, subject: Subject, name: str, callers: int, seconds: float
-) -> Latencies:
+async def served(asked: Asked, subject: Subject, callers: int, seconds: float) -> Latencies:
     """Latencies of the requests that `callers` closed-loop callers complete in `seconds`."""
     rng = np.random.default_rng(0)
     messages = [
-        infer_request(name, {subject.input: subject.make(rng)}, InferOptions()).SerializeToString()
+        infer_request(asked.model, {subject.input: subject.make(rng)}, InferOptions())
         for _ in range(16)
     ]
-    client = Lean(address)
+    requests = [Prepared(METHOD, each.SerializeToString()) for each in messages]
+    client = Lean(asked.address)
     await client.open()
     try:
-        return await _loops(client, [Prepared(METHOD, each) for each in messages], callers, seconds)
+        return await _loops(client, requests, callers, seconds)
     finally:
         await client.close()
 
@@ -226,16 +235,17 @@ async def _loops(
 
 
 def measure(
-    subject: Subject, server: Server, configurations: Sequence[str], callers: int, turns: Turns
+    subject: Subject, server: Server, sides: Mapping[str, Asked], callers: int, turns: Turns
 ) -> dict[str, Side]:
     """What each side did in each turn."""
     found: dict[str, Side] = defaultdict(Side)
+    names = list(sides)
     for turn in range(turns.count + 1):
         # Nobody always comes after the same side, or first after ONNX Runtime alone.
-        first = turn % len(configurations)
-        for name in [*configurations[first:], *configurations[:first]]:
+        first = turn % len(names)
+        for name in [*names[first:], *names[:first]]:
             before, began = server.outside(), time.perf_counter()
-            latencies = asyncio.run(served(server.address, subject, name, callers, turns.seconds))
+            latencies = asyncio.run(served(sides[name], subject, callers, turns.seconds))
             seconds = time.perf_counter() - began
             found[name].latencies.append(latencies)
             found[name].outside.append((server.outside() - before) / seconds)
@@ -249,7 +259,8 @@ def report(subject: Subject, callers: int, found: dict[str, Side], seconds: floa
     """The row of the table for this load: rates, and what `auto` makes of them."""
     rates = {name: [len(turn) / seconds for turn in side.latencies] for name, side in found.items()}
     medians = {name: statistics.median(turns) for name, turns in rates.items()}
-    fixed = {name: rate for name, rate in medians.items() if name not in ("auto", LIMIT)}
+    fixed = {name: medians[name] for name in CONFIGURATIONS if name in medians and name != "auto"}
+    peers = {n: rate for n, rate in medians.items() if n not in CONFIGURATIONS and n != LIMIT}
     auto, outside = rates["auto"], found["auto"].outside
     left = [1 - taken / CPUS for taken in outside]
     possible = [limit * share for limit, share in zip(rates[LIMIT], left, strict=True)]
@@ -261,6 +272,12 @@ def report(subject: Subject, callers: int, found: dict[str, Side], seconds: floa
         row += [f"{fixed[best]:.0f} ({best})", f"{_ratio(auto, rates[best]):.2f}"]
     else:
         row += ["", ""]
+    if peers:
+        best = max(peers, key=lambda name: peers[name])
+        row += [f"{peers[best]:.0f} ({best})", f"{_ratio(rates[best], rates[LIMIT]):.2f}"]
+        row.append(f"{_ratio(auto, rates[best]):.2f}")
+    else:
+        row += ["", "", ""]
     latencies = [latency for turn in found["auto"].latencies for latency in turn]
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
     return [*row, f"{p50:.1f} / {p99:.1f}"]
@@ -270,34 +287,46 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=INPUTS, default=list(INPUTS))
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--turns", type=int, default=5, help="alternations; medians are shown")
     parser.add_argument("--only-auto", action="store_true", help="leave out fixed configurations")
+    parser.add_argument("--peers", nargs="+", default=[], help="for example triton:tuned")
     parser.add_argument("--rpc-engine", choices=("grpcio", "native"), default="grpcio")
     parser.add_argument("--details", action="store_true", help="print every side's rate")
-    arguments = parser.parse_args()
-    names = ["auto"] if arguments.only_auto else list(CONFIGURATIONS)
-    turns = Turns(arguments.turns, arguments.seconds)
-    console = Console(width=160)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    names = ["auto"] if given.only_auto else list(CONFIGURATIONS)
+    turns = Turns(given.turns, given.seconds)
+    console = Console(width=190)
     table = Table(
         "model", "callers", "limit, rows/s", "auto", "/ limit", "outside, CPUs", "/ what is left",
-        "best fixed", "auto / best", "p50 / p99 ms",
+        "best fixed", "auto / best", "best peer", "peer / limit", "auto / peer", "p50 / p99 ms",
     )  # fmt: skip
-    for wanted in arguments.models:
+    for wanted in given.models:
         subject = Subject(wanted, model(wanted).path, *INPUTS[wanted])
-        with server(subject, names, arguments.rpc_engine) as running:
-            for callers in arguments.callers:
-                found = measure(subject, running, names, callers, turns)
+        with ExitStack() as stack:
+            running = stack.enter_context(server(subject, names, given.rpc_engine))
+            sides = {name: Asked(running.address, name) for name in names}
+            for peer in given.peers:
+                target = stack.enter_context(served_by_peer(side(peer), model(wanted)))
+                if target.protocol != "grpc":
+                    raise SystemExit(f"--peers: expected one that speaks gRPC, got {peer}")
+                sides[peer] = Asked(target.address, wanted)
+            for callers in given.callers:
+                found = measure(subject, running, sides, callers, turns)
                 row = report(subject, callers, found, turns.seconds)
                 table.add_row(*row)
                 console.print(", ".join(row))
-                if arguments.details:
-                    for name, side in found.items():
-                        rates = [f"{len(turn) / turns.seconds:.0f}" for turn in side.latencies]
+                if given.details:
+                    for name, of in found.items():
+                        rates = [f"{len(turn) / turns.seconds:.0f}" for turn in of.latencies]
                         console.print(f"    {name}: {' '.join(rates)}")
     console.print(table)
     console.print(

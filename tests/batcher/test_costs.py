@@ -276,11 +276,20 @@ def test_five_runs_in_a_row_tell_of_others_if_they_are_unusual(usual: float, oth
     assert table.seconds(16) == pytest.approx(17.0 * others, rel=0.05)
 
 
-def test_first_runs_that_were_cold_are_forgotten_for_one_that_was_not() -> None:
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ((4.5, 4.6, 2.0), 2.0),
+        ((4.5, 4.6, 4.7, 2.0), 2.0),
+        ((4.5, 4.6, 3.8), 4.3),  # runs differ by as much
+        ((4.5, 4.5, 4.5, 4.5, 2.0), 4.0),  # too late to be a start
+    ],
+)
+def test_first_runs_that_were_cold_are_forgotten_for_one_that_was_not(
+    first: tuple[float, ...], expected: float
+) -> None:
     table = CostTable(8)
-    for seconds in (9.0, 4.5, 2.0, 2.0):
+    for seconds in first:
         table.observe(1, seconds)
-        table.observe(4, 4 * seconds)
-    for _ in range(8):
-        table.observe(4, 8.0)
-    assert table.seconds(1) == pytest.approx(2.0, rel=0.05)
+    table.observe(4, 100.0)  # has the table built
+    assert table.seconds(1) == pytest.approx(expected, rel=0.01)

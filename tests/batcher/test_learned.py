@@ -247,6 +247,42 @@ def test_small_batches_that_were_only_slow_at_first_are_found_out() -> None:
     assert {batch.rows for batch in ran[-20:]} == {1}
 
 
+def test_a_size_that_no_batch_can_have_is_not_tried_for_ever() -> None:
+    """Requests of four rows: a batch of one row is never made, whatever is asked for."""
+
+    def tiled(n: int) -> float:
+        return 0.01 + (0.002 * n if n > 8 else 0.0)
+
+    sched, now, ran = wrongly_profiled(tiled), 0.0, []
+    for _ in range(300):
+        while sched.state.queued_requests < 8:
+            sched.submit(Request("k", None, now, rows=4))
+        (batch,) = batches(sched, now)
+        ran.append(batch)
+        now += tiled(batch.rows)
+        sched.complete("e0", tiled(batch.rows), now=now)
+    tried = [batch.rows for batch in ran if batch.reason is Reason.TRIAL]
+    assert len(tried) <= 8
+    assert tried == [batch.rows for batch in ran[:150] if batch.reason is Reason.TRIAL]
+
+
+def test_no_smaller_size_is_tried_where_somebody_has_a_deadline() -> None:
+    def best_alone(n: int) -> float:
+        return 0.019 if n == 1 else 0.026 * n
+
+    sched, now = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=64)), 0.0
+    table = sched.state.cost.table("cpu", "k", 0.0)
+    for n in (1, 2, 4):
+        for _ in range(2):
+            table.observe(n, 0.05 if n == 1 else best_alone(n))
+    for _ in range(60):
+        submit(sched, 16 - sched.state.queued_requests, now, now + 60.0)
+        (batch,) = batches(sched, now)
+        assert batch.reason is not Reason.TRIAL or batch.rows > 1
+        now += best_alone(batch.rows)
+        sched.complete("e0", best_alone(batch.rows), now=now)
+
+
 def test_nothing_is_tried_that_somebody_would_be_late_for() -> None:
     """One after the other two are in time, together they are not."""
 

@@ -76,7 +76,7 @@ async def settle() -> None:
 
 def crowded() -> Bench:
     """A bench on which requests usually find others."""
-    bench = Bench()
+    bench = Bench(max_batch_rows=64)
     bench.runner.state.crowd = 8.0
     return bench
 
@@ -114,7 +114,7 @@ async def test_arrivals_without_end_are_not_waited_for() -> None:
     bench = crowded()
     futures: list[asyncio.Future[Answer]] = []
     while not bench.executor.busy:
-        assert len(futures) < 50
+        assert len(futures) <= 13
         futures.append(bench.submit(len(futures)))
         await asyncio.sleep(0)
     assert len(futures) > 4
@@ -123,6 +123,55 @@ async def test_arrivals_without_end_are_not_waited_for() -> None:
     if bench.executor.busy:
         bench.executor.finish()
     await asyncio.gather(*futures)
+
+
+async def test_settling_ends_with_its_millisecond_however_few_turns_that_is() -> None:
+    bench = crowded()
+    future = bench.submit("urgent", deadline=0.003)
+    await asyncio.sleep(0)
+    bench.clock.advance(0.001)  # somebody else's turn takes that long
+    assert await dispatched_after(bench) <= 1
+    bench.executor.finish()
+    await future
+
+
+async def test_a_batch_that_nothing_can_be_added_to_does_not_settle() -> None:
+    bench = Bench(max_batch_rows=1)
+    bench.runner.state.crowd = 8.0
+    future = bench.submit("alone by configuration")
+    assert await dispatched_after(bench) == 1
+    bench.executor.finish()
+    await future
+
+
+async def test_who_leaves_while_arrivals_settle_is_not_run() -> None:
+    bench = crowded()
+    leaving, staying = bench.submit("leaving"), bench.submit("staying")
+    leaving.cancel()
+    await dispatched_after(bench)
+    assert [r.payload for r in bench.executor.batches[-1].requests] == ["staying"]
+    bench.executor.finish()
+    await staying
+
+
+async def test_what_settles_is_answered_before_the_end_of_a_drain() -> None:
+    bench = crowded()
+    future = bench.submit("last")
+    drain = asyncio.create_task(bench.runner.drain())
+    await dispatched_after(bench)
+    assert not drain.done()
+    bench.executor.finish()
+    await asyncio.gather(future, drain)
+
+
+async def test_what_settles_ends_with_an_abort() -> None:
+    bench = crowded()
+    future = bench.submit("last")
+    bench.runner.abort()
+    with pytest.raises(Draining):
+        await future
+    await settle()
+    assert not bench.executor.batches
 
 
 async def test_an_executor_that_comes_free_is_given_what_waits_at_once() -> None:
@@ -145,7 +194,10 @@ async def test_under_pressure_it_is_given_what_has_settled() -> None:
     waiting = bench.submit("waiting")
     await settle()
     bench.executor.finish()
-    await first
+    for _ in range(2):  # without pressure what waits would run by now
+        await asyncio.sleep(0)
+    assert first.done()
+    assert not bench.executor.busy
     again = bench.submit("again")
     await dispatched_after(bench)
     assert bench.executor.batches[-1].rows == 2

@@ -31,7 +31,7 @@ _IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
 _SLOWEST_GAIN = 0.08
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN = 4
-# Of the decisions for which a larger size could be tried, one in so many is for it; until so many
+# Of the decisions in which another size could be tried, one in so many is for it; until so many
 # runs have told what it takes.
 _TRIAL_EVERY, _TOLD = 8, 3
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
@@ -144,16 +144,17 @@ class CostTable:
             return True
         return False
 
-    def worth_a_try(self, rows: int, reach: float) -> bool:
-        """Whether a batch of `rows`, for which no gain is expected, should be run all the same.
+    def told(self, rows: int, reach: float) -> bool:
+        """Whether enough runs have told what sizes near `rows` take, up to `reach` times as large.
 
-        What is known of such sizes, up to `reach` times as large, may be of a bad moment: a profile
-        that was made beside the load of the version before, or first runs that were cold. Never
-        run, it would be believed for ever.
+        What is known of others may be of a bad moment: a profile that was made beside the load of
+        the version before, or first runs that were cold. Never run, it would be believed for ever.
         """
-        near = [size for size in self._mean if 0.75 * rows <= size <= reach * rows]
-        if any(self._count[n] >= _TOLD and n not in self._profiled.untried for n in near):
-            return False
+        near = (size for size in self._mean if 0.75 * rows <= size <= reach * rows)
+        return any(self._count[n] >= _TOLD and n not in self._profiled.untried for n in near)
+
+    def hesitate(self) -> bool:
+        """To be asked once for each decision in which a size could be tried; whether it should."""
         self._hesitated += 1
         return self._hesitated % _TRIAL_EVERY == 0
 

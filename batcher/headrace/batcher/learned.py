@@ -13,7 +13,7 @@ Theory of operation, in the order in which a decision is made:
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
 5. Where no gain is expected of a larger batch but none was ever run, twice the size is tried now
-   and then; and smaller ones of which few runs have told.
+   and then; and the smallest, if few runs have told of it and nobody has a deadline.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Learned:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
-        elif reason is Reason.NO_GAIN and (trial := _trial(seen, rows, chosen.most, now)):
+        elif reason is Reason.NO_GAIN and (trial := _trial(state, seen, rows, chosen.most, now)):
             rows, reason = trial, Reason.TRIAL
         return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
@@ -159,20 +159,25 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
     return (doomed, needed) if served else ([], smaller)
 
 
-def _trial(seen: Group, rows: int, most: int, now: float) -> int:
-    """Another size to run than `rows`, to find out what it takes; 0 for none.
+def _trial(state: State, seen: Group, rows: int, most: int, now: float) -> int:
+    """Another size to run than `rows`, to find out what it takes; 0 for none."""
+    size = _untold(state, seen, rows, most, now)
+    return size if size and seen.table.hesitate() else 0
 
-    Twice the size, where those who would wait anyway are in time in such a batch; and smaller ones,
-    which keep nobody longer: the first runs of a shape can be so slow that all of a batch's later
-    ones look better.
-    """
+
+def _untold(state: State, seen: Group, rows: int, most: int, now: float) -> int:
+    """Twice the size, where those who would wait anyway are in time in such a batch; or the
+    smallest there can be, where nobody has a deadline that those left out could miss. The first
+    runs of a shape can be so slow that all of its later, larger batches look better."""
     queue, table, double = seen.queue, seen.table, 2 * rows
-    if double <= min(queue.rows, most, seen.plan.largest) and table.worth_a_try(double, 2.0):
+    if double <= min(queue.rows, most, seen.plan.largest) and not table.told(double, 2.0):
         slack = min(request.deadline for request in islice(queue, double)) - now
         if table.seconds(double) * table.guard <= slack:
             return double
-    smaller = (size for size in (1, rows // 2) if 0 < size < rows)
-    return next((size for size in smaller if table.worth_a_try(size, 1.25)), 0)
+    least = queue.head.rows
+    if least < rows and state.next_deadline() is None and not table.told(least, 1.25):
+        return least
+    return 0
 
 
 def _passed_over(seen: Group, rows: int, now: float) -> tuple[list[Request], int]:

@@ -33,9 +33,10 @@ from headrace.batcher.state import Device, Limits, State
 from headrace.batcher.watchdog import Watchdog, hung
 
 # Arrivals have settled when none has come for so many turns of the event loop; after so many turns
-# in all, and where requests find fewer than so many others here, they are not waited for. A turn in
-# which nothing is done takes some microseconds (docs/performance.md, "Decisions that wait").
-_QUIET_TURNS, _MOST_TURNS, _COMPANY = 4, 12, 0.5
+# in all or so many seconds, and where requests find fewer than so many others here, they are not
+# waited for. A turn in which nothing is done takes some microseconds (docs/performance.md,
+# "Decisions that wait").
+_QUIET_TURNS, _MOST_TURNS, _MOST_SECONDS, _COMPANY = 4, 12, 0.001, 0.5
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class Runner:
         self._decision: asyncio.Handle | None = None
         self._settling: asyncio.Handle | None = None
         self._arrived = False
+        self._settle_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._draining = self._aborted = False
@@ -116,7 +118,7 @@ class Runner:
         self._futures[request] = future
         future.add_done_callback(partial(self._future_done, request))
         self._arrived = True
-        if self.state.crowd < _COMPANY:
+        if self.state.crowd < _COMPANY or self._full(request):
             self._decide_soon()
         else:
             self._settle_soon()
@@ -174,15 +176,21 @@ class Runner:
             self._executors[abandoned.executor].abandon(abandoned)
         self._decide_soon()
 
+    def _full(self, request: Request) -> bool:
+        """Whether those like `request` that wait are a batch to which nothing can be added."""
+        queue = self.state.queues.get(request.key)
+        return queue is not None and queue.rows >= self.state.limits.max_batch_rows
+
     def _settle_soon(self) -> None:
         if self._settling is None:
+            self._settle_until = self._clock() + _MOST_SECONDS
             self._settle(_QUIET_TURNS, _MOST_TURNS)
 
     def _settle(self, quiet: int, left: int) -> None:
         """Decides after `quiet` turns without arrivals, `left` at most."""
         if self._arrived:
             self._arrived, quiet = False, _QUIET_TURNS
-        if not quiet or not left:
+        if not quiet or not left or self._clock() >= self._settle_until:
             self._decide()
             return
         call_soon = asyncio.get_running_loop().call_soon

@@ -32,7 +32,7 @@ _LEAST_SHARE = 0.5
 def wait_until(state: State, seen: Group, now: float) -> float:
     """The instant until which an idle executor waits with a batch of `seen`; `now` for none.
 
-    Something may make it worth while to dispatch earlier: it is asked again at every event.
+    Something may make it worth while to dispatch earlier: it is asked again after every event.
     """
     if len(state.queues) > 1:  # other keys have work for the executor
         return now
