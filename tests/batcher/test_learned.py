@@ -266,21 +266,25 @@ def test_a_size_that_no_batch_can_have_is_not_tried_for_ever() -> None:
     assert tried == [batch.rows for batch in ran[:150] if batch.reason is Reason.TRIAL]
 
 
-def test_no_smaller_size_is_tried_where_somebody_has_a_deadline() -> None:
-    def best_alone(n: int) -> float:
-        return 0.019 if n == 1 else 0.026 * n
-
-    sched, now = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=64)), 0.0
+@pytest.mark.parametrize(("patience", "tried"), [(0.140, {1}), (0.090, set())])
+def test_a_smaller_size_is_tried_only_if_the_rest_is_in_time(
+    patience: float, tried: set[int]
+) -> None:
+    """Four rows are expected to take 60 ms; one, and then three, 50 and 58."""
+    sched, ran = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=8)), []
     table = sched.state.cost.table("cpu", "k", 0.0)
-    for n in (1, 2, 4):
+    for n, seconds in ((1, 0.05), (2, 0.055), (4, 0.06), (8, 0.3)):
         for _ in range(2):
-            table.observe(n, 0.05 if n == 1 else best_alone(n))
-    for _ in range(60):
-        submit(sched, 16 - sched.state.queued_requests, now, now + 60.0)
+            table.observe(n, seconds)
+    for now in range(30):
+        submit(sched, 4, now, now + patience)
+        submit(sched, 4, now)
         (batch,) = batches(sched, now)
-        assert batch.reason is not Reason.TRIAL or batch.rows > 1
-        now += best_alone(batch.rows)
-        sched.complete("e0", best_alone(batch.rows), now=now)
+        sched.withdraw_all()
+        if batch.reason is Reason.TRIAL:
+            ran.append(batch.rows)
+        sched.complete("e0", table.seconds(batch.rows), now=now + table.seconds(batch.rows))
+    assert set(ran) == tried
 
 
 def test_nothing_is_tried_that_somebody_would_be_late_for() -> None:

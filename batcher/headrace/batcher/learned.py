@@ -13,7 +13,7 @@ Theory of operation, in the order in which a decision is made:
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
 5. Where no gain is expected of a larger batch but none was ever run, twice the size is tried now
-   and then; and the smallest, if few runs have told of it and nobody has a deadline.
+   and then; and the smallest, if few runs have told of it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Learned:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
-        elif reason is Reason.NO_GAIN and (trial := _trial(state, seen, rows, chosen.most, now)):
+        elif reason is Reason.NO_GAIN and (trial := _trial(seen, rows, chosen.most, now)):
             rows, reason = trial, Reason.TRIAL
         return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
@@ -147,7 +147,7 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
     Callers' turns can put a tight deadline behind a loose one, so it is not only the head's.
     """
     queue, plan, guard = seen.queue, seen.plan, seen.table.guard
-    slack = min(request.deadline for request in islice(queue, wanted)) - now
+    slack = _slack(seen, wanted, now)
     if plan.seconds[wanted] * guard <= slack:
         return [], wanted
     smaller = max(1, plan.within(slack / guard, wanted))
@@ -159,25 +159,33 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
     return (doomed, needed) if served else ([], smaller)
 
 
-def _trial(state: State, seen: Group, rows: int, most: int, now: float) -> int:
+def _trial(seen: Group, rows: int, most: int, now: float) -> int:
     """Another size to run than `rows`, to find out what it takes; 0 for none."""
-    size = _untold(state, seen, rows, most, now)
+    size = _untold(seen, rows, most, now)
     return size if size and seen.table.hesitate() else 0
 
 
-def _untold(state: State, seen: Group, rows: int, most: int, now: float) -> int:
-    """Twice the size, where those who would wait anyway are in time in such a batch; or the
-    smallest there can be, where nobody has a deadline that those left out could miss. The first
-    runs of a shape can be so slow that all of its later, larger batches look better."""
-    queue, table, double = seen.queue, seen.table, 2 * rows
+def _untold(seen: Group, rows: int, most: int, now: float) -> int:
+    """A size that few runs have told of, by which nobody is late who would be in time by `rows`.
+
+    Twice the size, for those who would wait anyway; or the smallest there can be, before the rest:
+    the first runs of a shape can be so slow that all of its later, larger batches look better.
+    """
+    queue, table, double, least = seen.queue, seen.table, 2 * rows, seen.queue.head.rows
+    untold: list[tuple[int, float]] = []  # and until the last of those concerned is answered
     if double <= min(queue.rows, most, seen.plan.largest) and not table.told(double, 2.0):
-        slack = min(request.deadline for request in islice(queue, double)) - now
-        if table.seconds(double) * table.guard <= slack:
-            return double
-    least = queue.head.rows
-    if least < rows and state.next_deadline() is None and not table.told(least, 1.25):
-        return least
+        untold.append((double, table.seconds(double)))
+    if least < rows and not table.told(least, 1.25):
+        untold.append((least, table.seconds(least) + table.seconds(rows - least)))
+    for size, taken in untold:
+        if taken * table.guard <= _slack(seen, max(size, rows), now):
+            return size
     return 0
+
+
+def _slack(seen: Group, rows: int, now: float) -> float:
+    """Seconds until the first deadline among the first `rows` requests."""
+    return min(request.deadline for request in islice(seen.queue, rows)) - now
 
 
 def _passed_over(seen: Group, rows: int, now: float) -> tuple[list[Request], int]:

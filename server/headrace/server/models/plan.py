@@ -13,8 +13,8 @@ from headrace.server.models.profile import Profile
 _MOST_INSTANCES = 32
 # Noise: a layout must be so much better than one with fewer threads to be taken instead.
 _CLEARLY_FASTER, _CLEARLY_SOONER = 1.03, 0.97
-# Where others took the processors meanwhile, what is learned from requests has to tell: a layout
-# that may answer a lone request sooner is kept ready unless it took so much longer.
+# What is learned from requests has the last word: a layout that may answer a lone request sooner is
+# kept ready unless it took so much longer when it was measured. That may have been a bad moment.
 _NOT_SOONER = 1.15
 DISTURBED = "measured while others used the processors"
 
@@ -144,7 +144,7 @@ def choose(plan: Plan, *, guessed: bool = False) -> Plan:
     for other in by_threads[1:]:
         if other.rate > _CLEARLY_FASTER * main.rate:
             main = other
-    lone, bound = main, _NOT_SOONER if plan.origin == DISTURBED else _CLEARLY_SOONER
+    lone, bound = main, _NOT_SOONER
     for other in by_threads:
         if other is not main and other.alone < bound * lone.alone:
             lone, bound = other, _CLEARLY_SOONER

@@ -4,8 +4,8 @@ Theory of operation. On a CPU no single layout is best. One thread for each exec
 for each core usually serve a crowd fastest; a lone caller is answered soonest by every core working
 on its one request. So the sensible layouts are measured at load, within a budget: what a lone row
 takes, and what rate is reached with all executors busy. The layout of the highest rate is the main
-one. Where another answers a lone row clearly sooner, it is kept beside it, and the policy lets it
-take over while there is no crowd (`batcher/placement.py`).
+one. Where another may answer a lone row sooner, it is kept beside it, and the policy lets it, if it
+does, take over while there is no crowd (`batcher/placement.py`).
 
 Several models share the cores by this rule: each model's main layout may use them all, and the
 operating system divides them among those that run; the lone layout starts only while no other model
