@@ -31,7 +31,7 @@ Resolve = Callable[[str, str], tuple[str, str]]
 class End:
     """How a call ended. status: gRPC's. message and reason: what the caller is told of an error,
     and its `google.rpc.ErrorInfo.reason`. queued: the seconds it waited to be run, None where it
-    was not."""
+    was not answered by a run."""
 
     status: str
     message: str = ""
