@@ -62,9 +62,9 @@ class Measured:
 class Plan:
     """The layouts in force.
 
-    main: serves by default. lone: takes over for a lone request if it is sooner; None when the main one was
-    measured to be clearly best at that too. helpers: slower executors beside the main ones, None for none. origin: how this was
-    found, for people. measured: every layout that was tried.
+    main: serves by default. lone: takes over for a lone request if it is sooner; None when the main
+    one was measured to be clearly best at that too. helpers: slower executors beside the main ones,
+    None for none. origin: how this was found, for people. measured: every layout that was tried.
     """
 
     main: Layout
