@@ -82,6 +82,7 @@ def most_answered(deadlines: Sequence[float]) -> int:
     return best(0, 0.0)
 
 
+@pytest.mark.interpreted
 def test_of_a_queue_most_are_in_time_who_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over many queues of more than can be served, and more than without playing sizes out."""
     dice = random.Random(1)

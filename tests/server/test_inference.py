@@ -15,7 +15,7 @@ from headrace.batcher.errors import ExecutionFailed
 from headrace.inference.tensors import Array
 from headrace.server.contract import InputTensor
 from headrace.server.errors import DeadlineExceeded, InvalidInput
-from headrace.server.executors.onnx import Key
+from headrace.server.executors.payload import Key
 from headrace.server.inference import InferenceRequest, InferenceResult, _prepare, infer
 from headrace.server.models.options import TensorDeclaration
 from headrace.server.models.registry import Registry

@@ -150,7 +150,7 @@ def _played_out(ahead: _Ahead, rows: int) -> Size | None:
     for taken, missed in _batches(ahead, slacks[skipped + rows :], free):
         later += taken
         lost += missed
-    return Size(rows, skipped + lost, (rows + later) * len(free) / sum(free))
+    return Size(rows, skipped + lost, (rows + later) * len(free) / sum(free, 0.0))
 
 
 def _batches(ahead: _Ahead, waiting: list[float], free: list[float]) -> Iterator[tuple[int, int]]:

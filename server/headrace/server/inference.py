@@ -28,7 +28,7 @@ from headrace.server.contract import (
     size_of,
 )
 from headrace.server.errors import DeadlineExceeded, InvalidInput
-from headrace.server.executors.onnx import Key, Payload
+from headrace.server.executors.payload import Key, Payload
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import ModelSpec, TensorSpec

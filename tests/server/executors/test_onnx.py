@@ -17,8 +17,10 @@ from onnx import helper
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.inference.tensors import DATATYPES, Array, decode_raw
-from headrace.server.executors.onnx import Key, OnnxExecutor, Payload, Seat, run_session
+from headrace.server.executors.onnx import OnnxExecutor, Seat
 from headrace.server.executors.padding import LengthRule, Mode, Padding
+from headrace.server.executors.payload import Key, Payload
+from headrace.server.executors.running import run_session
 from server import graphs
 from support import lengths
 
@@ -273,7 +275,7 @@ def test_a_loop_that_is_gone_ends_the_thread() -> None:
     with other_loop() as loop:
         executor = OnnxExecutor(Seat("e", "cpu"), session_of(graphs.identity()), loop)
     executor.start(batch_of(key_of(rows(1, 0)[0]), rows(1, 1)), lambda _: None)
-    executor._thread.join()
+    executor._worker.join()
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (3, 2)])

@@ -8,8 +8,8 @@ import pytest
 from headrace.batcher.buckets import Company
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.batcher.state import Limits, State
-from headrace.server.executors.onnx import Key, Payload
 from headrace.server.executors.padding import LengthRule, Mode, Padding
+from headrace.server.executors.payload import Key, Payload
 from headrace.server.models.lengths import Lengths
 from headrace.server.telemetry.statistics import ModelStatistics
 

@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from headrace.server.executors.onnx import Session
 from headrace.server.executors.padding import LengthRule, Mode
+from headrace.server.executors.running import Session
 from headrace.server.models.options import ModelOptions, TensorDeclaration
 from headrace.server.models.padding import PaddingVerdict, probe_padding
 from headrace.server.models.probe import TOLERANCE

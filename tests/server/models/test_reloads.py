@@ -34,7 +34,7 @@ async def test_a_reload_answers_what_the_old_model_accepted(
     assert await asyncio.gather(*late) == [2.0] * 20
     assert (old.statistics.rows, registry.get("m").statistics.rows) == (20, 20)
     await asyncio.gather(*registry._closing)
-    assert not any(executor._thread.is_alive() for executor in old._executors)
+    assert not any(executor._worker.is_alive() for executor in old._executors)
 
 
 async def test_requests_never_fail_over_many_reloads(

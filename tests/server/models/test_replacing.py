@@ -15,8 +15,8 @@ import pytest
 
 from headrace.batcher.errors import ExecutorHung, NoExecutor
 from headrace.server.contract import InputTensor
-from headrace.server.executors import onnx as executors
 from headrace.server.executors.onnx import OnnxExecutor
+from headrace.server.executors.running import run_session
 from headrace.server.executors.session import Provider
 from headrace.server.inference import InferenceRequest, Submitted, submit
 from headrace.server.models import replacing, served
@@ -65,14 +65,13 @@ class House:
 @pytest.fixture
 async def house(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     made = House(tmp_path)
-    run_session = executors.run_session
 
     def held(session: Any, key: Any, feeds: Any, options: Any = None) -> Any:
         if feeds[0][0, 0] == HELD:
             made.go.wait()
         return run_session(session, key, feeds, options)
 
-    monkeypatch.setattr(executors, "run_session", held)
+    monkeypatch.setattr("headrace.server.executors.onnx.run_session", held)
     monkeypatch.setattr(replacing, "_FIRST_WAIT", 0.01)
     monkeypatch.setattr(replacing, "_LONGEST_WAIT", 0.01)
     await made.load()
@@ -92,7 +91,7 @@ async def test_a_fresh_executor_with_a_session_of_its_own_takes_over(house: Hous
     assert house.model.statistics.hangs == 1
     assert hung.alive
     house.go.set()
-    await asyncio.to_thread(hung._thread.join)
+    await asyncio.to_thread(hung._worker.join)
     assert await house.answer(2.0) == 3.0  # what came back late was nobody's
 
 

@@ -14,7 +14,8 @@ from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.server import inspect
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.onnx import OnnxExecutor, Payload, Seat
+from headrace.server.executors.onnx import OnnxExecutor, Seat
+from headrace.server.executors.payload import Payload
 from headrace.server.models.controls import ControlDeclaration, ControlKind
 from headrace.server.models.options import ModelOptions, read_options
 from headrace.server.models.probe import probe

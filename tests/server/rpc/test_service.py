@@ -18,6 +18,7 @@ from headrace.server.executors.session import Provider
 from headrace.server.models.registry import Registry
 from headrace.server.models.repository import Catalogue
 from headrace.server.models.served import Host
+from headrace.server.rpc.limits import Limits
 from headrace.server.rpc.service import InferenceService
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.sequences import Sequences
@@ -132,19 +133,21 @@ async def test_a_model_that_has_gone_is_freed_without_the_collector(
     assert gone() is None
 
 
-async def test_an_answer_without_room_is_refused_and_counted(
-    service: InferenceService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(nbytes: int, own: int) -> None:
-        assert nbytes > 3 * 4
-        assert own == service.in_flight.nbytes > 0
-        raise MemoryError("out of memory for answers")
-
-    monkeypatch.setattr(service.in_flight, "hold", full)
+async def test_an_answer_without_room_is_refused_and_counted(registry: Registry) -> None:
+    sequences, limits = (
+        Sequences(registry, StateBudget(1 << 20), 60.0),
+        Limits(bytes_in_flight=5000),
+    )
+    service = InferenceService(sequences, Watch(), limits=limits)
+    begun = service.begin_call(request(1), tuple, None, "")
+    await begun.future
+    asked = service.in_flight.nbytes
+    unread = 2 * limits.bytes_in_flight - asked
+    service.in_flight.hold(unread, asked)
     with pytest.raises(MemoryError):
-        await answer(service, request(1))
+        service.finish(begun)
     assert service.outcomes == {"OUT_OF_MEMORY": 1}
-    assert service.in_flight.nbytes == 0
+    assert service.in_flight.nbytes == unread
 
 
 async def test_what_a_request_holds_is_held_until_its_answer_has_left(

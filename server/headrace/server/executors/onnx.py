@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import queue
 import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -28,67 +26,14 @@ from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
 from headrace.server.executors.failures import failure
-from headrace.server.executors.layout import PLAIN, TensorLayout, rows_of
+from headrace.server.executors.layout import rows_of
 from headrace.server.executors.padding import Padding
+from headrace.server.executors.payload import Key, Payload
+from headrace.server.executors.running import Session, run_session
 from headrace.server.executors.session import Provider
 
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
 _KEPT_KEYS = 16
 _NICE = 5
-
-
-@dataclass(slots=True)
-class Payload:
-    """What a request asks of a session.
-
-    inputs: an array for each name of the key's inputs, in that order. Of a batched model, the first
-        axis counts rows.
-    length: of inputs that are to be padded to the length of their key; 0 when they have the key's
-        own dimensions.
-    """
-
-    inputs: Sequence[Array]
-    length: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """The compatibility key: requests with equal keys can be one batch.
-
-    inputs: name, datatype and non-batch dimensions of each, as the model is run: a padded length in
-    place of a request's own. outputs: the names asked for, in order.
-    bfloat16: whether any of these tensors is BF16, which takes a slower way through ONNX Runtime.
-    layout: batch axes other than the first, and inputs that are fixed.
-    """
-
-    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
-    outputs: tuple[str, ...]
-    bfloat16: bool = False
-    layout: TensorLayout = PLAIN
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Asked for a dozen times for each batch.
-        found = hash((self.inputs, self.outputs, self.bfloat16, self.layout))
-        object.__setattr__(self, "_hash", found)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __str__(self) -> str:
-        """As people read it: "image FP32[3,48,192] -> scores"; a row's dimensions."""
-        said = (f"{name} {type_}[{','.join(map(str, dims))}]" for name, type_, dims in self.inputs)
-        return f"{', '.join(said)} -> {', '.join(self.outputs)}"
-
-
-class Session(Protocol):
-    """What is asked of an ONNX Runtime session."""
-
-    def run(self, outputs: list[str], feeds: dict[str, Array], options: Any = None) -> Any: ...
-
-    def run_with_ort_values(
-        self, outputs: list[str], feeds: dict[str, Any], options: Any = None
-    ) -> Any: ...
 
 
 Job = tuple[Batch, Callable[[Completion], None]]
@@ -126,8 +71,8 @@ class OnnxExecutor:
         self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
-        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
+        self._worker.start()
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
         self._current = (batch, ort.RunOptions())
@@ -144,12 +89,12 @@ class OnnxExecutor:
     @property
     def alive(self) -> bool:
         """Whether the thread is there: that of a run which hangs cannot be ended."""
-        return self._thread.is_alive()
+        return self._worker.is_alive()
 
     def close(self) -> None:
         """Ends the thread once it has run what it was given."""
         self._jobs.put(None)
-        self._thread.join()
+        self._worker.join()
 
     def _work(self) -> None:
         if self.kind.startswith(Provider.CPU.value):
@@ -255,47 +200,6 @@ class _Buffers:
         if len(self._kept) > _KEPT_KEYS:
             self._kept.popitem(last=False)
         return buffer[:rows]
-
-
-def run_session(
-    session: Session,
-    key: Key,
-    feeds: Sequence[Array],
-    options: ort.RunOptions | None = None,
-) -> list[Array]:
-    """Runs `session` on `feeds` (in the order of the key's inputs). BF16 tensors are uint16 bits.
-
-    Raises whatever ONNX Runtime raises.
-    """
-    constants = key.layout.constants
-    if not key.bfloat16:
-        names = (name for name, _, _ in key.inputs)
-        arrays: list[Array] = session.run(
-            list(key.outputs), {**dict(zip(names, feeds, strict=True)), **constants}, options
-        )
-        return arrays
-    values = {
-        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
-        if datatype == "BF16"
-        else ort.OrtValue.ortvalue_from_numpy(array)
-        for (name, datatype, _), array in zip(key.inputs, feeds, strict=True)
-    }
-    for name, array in constants.items():
-        values[name] = ort.OrtValue.ortvalue_from_numpy(array)
-    outputs = session.run_with_ort_values(list(key.outputs), values, options)
-    return [_to_numpy(value) for value in outputs]
-
-
-def _to_numpy(value: Any) -> Array:
-    if value.data_type() != "tensor(bfloat16)":
-        array: Array = value.numpy()
-        return array
-    shape = value.shape()
-    count = int(np.prod(shape, dtype=np.int64))
-    if count == 0:
-        return np.empty(shape, np.uint16)
-    bits = memoryview((ctypes.c_uint16 * count).from_address(value.data_ptr()))
-    return np.array(bits, np.uint16).reshape(shape)
 
 
 def _scatter(

@@ -11,8 +11,8 @@ from headrace.batcher.cost import CostTable
 from headrace.batcher.request import Batch, Request
 from headrace.batcher.state import State
 from headrace.inference.tensors import DATATYPES
-from headrace.server.executors.onnx import Key
 from headrace.server.executors.padding import Padding
+from headrace.server.executors.payload import Key
 from headrace.server.telemetry.statistics import ModelStatistics
 
 _TEXT_BYTES = 16  # about what a string holds, where sizes are only compared

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.inference.tensors import Array
-from headrace.server.executors.onnx import Session, run_session
 from headrace.server.executors.padding import LengthRule, Mode, Padding
+from headrace.server.executors.running import Session, run_session
 from headrace.server.models.probe import (
     TOLERANCE,
     Recipe,

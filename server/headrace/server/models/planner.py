@@ -26,7 +26,7 @@ import onnxruntime as ort
 
 from headrace.batcher.state import Device
 from headrace.server.executors.fixed_rows import FixedRows
-from headrace.server.executors.onnx import Session, run_session
+from headrace.server.executors.running import Session, run_session
 from headrace.server.executors.session import SessionOptions, open_session
 from headrace.server.models import plan_cache
 from headrace.server.models.options import ModelOptions

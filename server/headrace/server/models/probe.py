@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.inference.tensors import DATATYPES, Array
 from headrace.server.executors.layout import rows_of
-from headrace.server.executors.onnx import Session, run_session
+from headrace.server.executors.running import Session, run_session
 from headrace.server.models.spec import ModelSpec, TensorSpec
 
 ROWS = 3

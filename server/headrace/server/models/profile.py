@@ -11,7 +11,8 @@ import numpy as np
 
 from headrace.batcher.cost import sizes_to_profile
 from headrace.inference.tensors import Array
-from headrace.server.executors.onnx import Key, Session, run_session
+from headrace.server.executors.payload import Key
+from headrace.server.executors.running import Session, run_session
 from headrace.server.models.probe import Recipe, recipes, synthetic
 from headrace.server.models.spec import ModelSpec
 

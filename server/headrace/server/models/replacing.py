@@ -22,7 +22,8 @@ from typing import TypeVar
 from headrace.batcher.request import Batch
 from headrace.batcher.runner import Runner
 from headrace.server.errors import LoadFailed
-from headrace.server.executors.onnx import OnnxExecutor, Session
+from headrace.server.executors.onnx import OnnxExecutor
+from headrace.server.executors.running import Session
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,9 @@ from headrace.batcher.runner import Runner
 from headrace.batcher.state import Device, Limits
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.layout import PLAIN
-from headrace.server.executors.onnx import Key, OnnxExecutor, Seat, Session, run_session
+from headrace.server.executors.onnx import OnnxExecutor, Seat
+from headrace.server.executors.payload import Key
+from headrace.server.executors.running import Session, run_session
 from headrace.server.executors.session import Provider, SessionOptions, open_session
 from headrace.server.models.lengths import Lengths
 from headrace.server.models.operators import OperatorLibraries
@@ -198,7 +200,8 @@ class ServedModel:
         await self.runner.drain()
         self._replacer.close()
         # What knows each other is not freed by counting (app.py, _settle_memory).
-        del self._replacer, self.runner.lost
+        del self._replacer
+        self.runner.lost = lambda executor, batch: None
         for executor in self._executors:
             await asyncio.to_thread(executor.close)
         if self.quality is not None:

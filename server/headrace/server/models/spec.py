@@ -12,7 +12,7 @@ import onnxruntime as ort
 from headrace.inference.tensors import Array
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.layout import PLAIN, TensorLayout
-from headrace.server.executors.onnx import Key
+from headrace.server.executors.payload import Key
 from headrace.server.models.controls import ControlSpec, mark_controls
 from headrace.server.models.options import ModelOptions, TensorDeclaration
 from headrace.server.models.states import (
