@@ -19,7 +19,11 @@ WHEELS := tests/deploy/schemas/wheels/.fetched
 # What a module sets up is set up once: each is one worker's.
 TESTS := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
-.PHONY: demo examples test check format protos bench soak constraints clean
+# The same sources with the path of a request compiled: `PYTHONPATH=.cache/compiled headrace serve`.
+COMPILED := .cache/compiled/.built
+SOURCES := deploy/compiled/build_hook.py $(shell find server batcher clients/python benchmarks protos/python -name '*.py')
+
+.PHONY: demo examples compiled test check format protos bench soak constraints clean
 
 demo: $(USE)  ## serve a real model, call it from 64 callers, show how it was batched
 	$(BIN)/headrace demo
@@ -28,11 +32,13 @@ examples: $(USE)  ## both examples with real signals; fetches a model, recording
 	$(BIN)/python examples/voice_activity.py --speed 0 --plot .cache/voice_activity.svg
 	$(BIN)/python examples/activity.py --speed 0 --plot .cache/activity.svg
 
+compiled: $(COMPILED)  ## into .cache/compiled, for PYTHONPATH: the path of a request as machine code
+
 test: $(DEV) $(NODE) $(WHEELS)  ## all tests
 	$(TESTS)
 	$(if $(NPM),cd $(TYPESCRIPT) && npm test,$(NO_NPM))
 
-check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS)  ## format, lint, types, import rules, protos current, images, tests
+check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS) $(COMPILED)  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -41,6 +47,7 @@ check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS)  ## format, lint, types, import rules
 	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm test,$(NO_NPM))
 	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
 	$(TESTS)
+	PYTHONPATH=.cache/compiled $(TESTS) -m "not interpreted" tests/batcher tests/server tests/conformance
 
 format: $(DEV)  ## rewrite in the house's format
 	$(BIN)/ruff format .
@@ -80,6 +87,12 @@ $(WHEELS): tests/deploy/schemas/requirements.txt | $(USE)
 
 $(DEV): $(USE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+$(COMPILED): $(SOURCES) | $(DEV)
+	rm -rf $(@D) .cache/wheel
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m build --wheel --outdir .cache/wheel >/dev/null
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) .cache/wheel/*.whl
 	touch $@
 
 $(NODE): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json

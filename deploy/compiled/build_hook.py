@@ -6,14 +6,15 @@ one. What is compiled is what every request or batch runs through, listed here; 
 nothing. Of these modules nothing may be replaced at run time, and no interpreted class may derive
 from their classes: `Observer` and the exceptions, from which others derive, are left out.
 
-Hatchling runs this where HATCH_BUILD_HOOK_ENABLE_CUSTOM is set. Needs a C compiler. What it saves:
-docs/performance.md, "Compiled".
+Hatchling runs this where HATCH_BUILD_HOOK_ENABLE_CUSTOM is true: `make compiled`, and the images.
+Needs a C compiler, and takes about a minute. What it saves: docs/performance.md, "Compiled".
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -39,14 +40,16 @@ MODULES = {
         *("telemetry/calls", "telemetry/histogram", "telemetry/statistics", "telemetry/watch"),
     ),
 }
-# mypyc reads mypy's own configuration: the types must be those that were checked.
+# Types were checked before. What is not installed where a wheel is built is of no type here.
+_OPTIONS = ("--config-file=", "--explicit-package-bases", "--namespace-packages")
+_OPTIONS += ("--ignore-missing-imports", "--follow-imports=silent")
 _COMPILE = """
 import sys
 from mypyc.build import mypycify
 from setuptools import setup
-options = ["--config-file", "pyproject.toml"]
-modules = mypycify([*options, *sys.argv[2:]], opt_level="3", debug_level="0")
-setup(packages=[], ext_modules=modules, script_args=["--quiet", "build_ext", "-b", sys.argv[1]])
+folder, *arguments = sys.argv[1:]
+modules = mypycify(arguments, opt_level="3", debug_level="0")
+setup(packages=[], ext_modules=modules, script_args=["--quiet", "build_ext", "-b", folder])
 """
 
 
@@ -62,10 +65,17 @@ def compile_into(folder: pathlib.Path, root: pathlib.Path) -> list[pathlib.Path]
     """
     with tempfile.TemporaryDirectory() as scratch:
         # mypyc leaves C files where it is told to build; nothing is to be left among the sources.
-        for name in ("pyproject.toml", *{path.split("/")[0] for path in sources()}):
+        for name in {path.split("/")[0] for path in sources()}:
             os.symlink(root / name, pathlib.Path(scratch, name))
-        command = [sys.executable, "-c", _COMPILE, str(folder), *sources()]
-        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+        roots = (each.rpartition("/headrace/")[0] for each in MODULES)
+        done = subprocess.run(
+            [sys.executable, "-c", _COMPILE, str(folder), *_OPTIONS, *sources()],
+            cwd=scratch,
+            env={**os.environ, "MYPYPATH": os.pathsep.join((*roots, "clients/python"))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         raise RuntimeError(f"headrace cannot be compiled: {done.stdout}{done.stderr}")
     return sorted(folder.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"))
@@ -75,13 +85,19 @@ class CompiledWheel(BuildHookInterface[Any]):
     """Adds the extension modules to a wheel, which then fits one platform alone."""
 
     PLUGIN_NAME = "custom"
+    _folder: pathlib.Path | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """`version` is of the wheel: an editable one stays interpreted."""
         if self.target_name != "wheel" or version == "editable":
             return
-        folder = pathlib.Path(self.directory, "compiled").resolve()
+        self._folder = folder = pathlib.Path(tempfile.mkdtemp(prefix="headrace-"))
         for module in compile_into(folder, pathlib.Path(self.root)):
             build_data["force_include"][str(module)] = str(module.relative_to(folder))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """The wheel has them now."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder)

@@ -53,7 +53,8 @@ def image() -> Iterator[Image]:
     with tempfile.TemporaryDirectory() as name:
         pathlib.Path(name).chmod(0o755)
         built = Image(pathlib.Path(name), parse(CPU))
-        built.carry_out()
+        # `make compiled` compiles, and CI tests what comes of it.
+        built.carry_out(lambda line: "" if line.startswith(SYSTEM) else line, COMPILE="false")
         yield built
 
 
@@ -70,7 +71,7 @@ def gpu_image() -> Iterator[Image]:
 
     with tempfile.TemporaryDirectory() as name:
         built = Image(pathlib.Path(name), parse(GPU))
-        built.carry_out(adapt)
+        built.carry_out(adapt, COMPILE="false")
         yield built
 
 

@@ -90,14 +90,14 @@ class Image:
         """`text` with the image's paths below the folder."""
         return _PATHS.sub(rf"{self.folder}/\1", text)
 
-    def carry_out(self, adapt: Callable[[str], str] = str) -> None:
+    def carry_out(self, adapt: Callable[[str], str] = str, **arguments: str) -> None:
         """Every instruction of the build stage. `adapt` may put another command in the place of
-        what a RUN says, or an empty one."""
+        what a RUN says, or an empty one. `arguments` are as those of `--build-arg`."""
         variables: dict[str, str] = {}
         directory = self.folder
         for instruction in self.build.instructions:
             if instruction.word == "ARG":
-                variables |= instruction.assignments(variables)
+                variables |= instruction.assignments(variables) | arguments
             elif instruction.word == "WORKDIR":
                 directory = pathlib.Path(self.inside(instruction.text))
                 directory.mkdir(parents=True)

@@ -9,6 +9,8 @@ import pathlib
 import sys
 from typing import Any
 
+COMPILED = pathlib.Path(__file__).resolve().parents[3] / ".cache" / "compiled"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -23,7 +25,11 @@ def main() -> None:
     version = repository / given.name / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").symlink_to(given.model.resolve())
-    engine = given.settings.pop("rpc_engine", "auto")  # the server's; all others are the model's
+    # These are the server's; all others are the model's.
+    engine, compiled = (
+        given.settings.pop("rpc_engine", "auto"),
+        given.settings.pop("compiled", False),
+    )
     lines = [f"{key} = {_toml(value)}" for key, value in given.settings.items()]
     (repository / given.name / "model.toml").write_text("\n".join(lines))
     grpc, http = given.ports
@@ -31,7 +37,15 @@ def main() -> None:
     command += ["--host", given.host, "--grpc-port", grpc, "--http-port", http]
     command += ["--rpc-engine", engine]
     command += ["--follow-links", "true"]
-    os.execv(sys.executable, [*command, "--log-level", "warning"])
+    environment = _compiled() if compiled else os.environ
+    os.execve(sys.executable, [*command, "--log-level", "warning"], environment)
+
+
+def _compiled() -> dict[str, str]:
+    """Where what `make compiled` has built comes before the sources."""
+    if not COMPILED.is_dir():
+        sys.exit(f"{COMPILED} is not there: `make compiled`, in a checkout, builds it")
+    return {**os.environ, "PYTHONPATH": str(COMPILED)}
 
 
 def _toml(value: Any) -> str:

@@ -32,6 +32,12 @@ def caller_of(context: Context) -> str:
     return f"{peer}{next(_calls_passed_on)}" if peer == PASSED_ON else peer
 
 
+def remaining_of(context: Context) -> float | None:
+    """Seconds of the call's deadline; None where it has none, which the stubs do not know."""
+    remaining: float | None = context.time_remaining()
+    return remaining
+
+
 def log_unexpected(error: Exception) -> None:
     """An error that no caller can be blamed for leaves its traceback in the log."""
     if errors.row_of(error) is errors.INTERNAL:

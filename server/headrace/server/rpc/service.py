@@ -16,7 +16,7 @@ from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
 from headrace.server.rpc import codec
-from headrace.server.rpc.calls import abort, caller_of
+from headrace.server.rpc.calls import abort, caller_of, remaining_of
 from headrace.server.rpc.guard import Context, shown_by
 from headrace.server.rpc.handlers import admitted, watched
 from headrace.server.rpc.infer_stream import InferStream
@@ -184,7 +184,7 @@ class InferenceService:
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         try:
-            remaining, caller = context.time_remaining(), caller_of(context)
+            remaining, caller = remaining_of(context), caller_of(context)
             shown = partial(shown_by, context)
             begun = self.begin_call(data, context.invocation_metadata, remaining, caller, shown)
             # gRPC calls back when it has written the answer, or given up: some never read theirs.
