@@ -41,8 +41,10 @@ MODULES = {
     ),
 }
 # Types were checked before. What is not installed where a wheel is built is of no type here.
-_OPTIONS = ("--config-file=", "--explicit-package-bases", "--namespace-packages")
-_OPTIONS += ("--ignore-missing-imports", "--follow-imports=silent")
+_OPTIONS = (
+    *("--config-file=", "--explicit-package-bases", "--namespace-packages"),
+    *("--ignore-missing-imports", "--follow-imports=silent"),
+)
 _COMPILE = """
 import sys
 from mypyc.build import mypycify
