@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +18,7 @@ from onnx import helper
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
 from headrace.inference.tensors import DATATYPES, Array, decode_raw
-from headrace.server.executors.onnx import OnnxExecutor, Seat
+from headrace.server.executors.onnx import BRIEF, OnnxExecutor, Seat
 from headrace.server.executors.padding import LengthRule, Mode, Padding
 from headrace.server.executors.payload import Key, Payload
 from headrace.server.executors.running import run_session
@@ -41,9 +42,9 @@ async def start() -> AsyncIterator[Start]:
     """Starts an executor on a model."""
     started = []
 
-    def start(model: Any, padding: Padding | None = None) -> OnnxExecutor:
-        loop = asyncio.get_running_loop()
-        started.append(OnnxExecutor(Seat("e", "cpu"), session_of(model), loop, padding))
+    def start(model: Any, padding: Padding | None = None, *, steady: bool = False) -> OnnxExecutor:
+        loop, seat = asyncio.get_running_loop(), Seat("e", "cpu")
+        started.append(OnnxExecutor(seat, session_of(model), loop, padding, steady=steady))
         return started[-1]
 
     yield start
@@ -148,6 +149,74 @@ async def test_an_answer_is_not_a_view_of_the_callers_input(start: Start) -> Non
     x = rows(2, 1.0)
     completion = await run(start(graphs.identity()), batch_of(key_of(x[0]), x))
     assert not np.shares_memory(completion.results[0][0], x[0])
+
+
+async def places(
+    executor: OnnxExecutor, monkeypatch: pytest.MonkeyPatch, *sizes: tuple[int, float]
+) -> list[bool]:
+    """Whether batches of so many rows, expected to take so many seconds, ran on this thread."""
+    seen: list[bool] = []
+
+    def spy(*arguments: Any) -> list[Array]:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return run_session(*arguments)
+
+    monkeypatch.setattr("headrace.server.executors.onnx.run_session", spy)
+    for size, expected in sizes:
+        batch = batch_of(key_of(rows(1, 0)[0]), rows(size, size))
+        batch.expected = expected
+        assert values(await run(executor, batch)) == [[[[size + 1.0] * 3] * size]]
+    return seen
+
+
+async def test_brief_batches_of_steady_models_run_on_the_event_loop(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once as large a batch has run on the executor's own thread."""
+    executor = start(graphs.plus(1.0), steady=True)
+    sizes = ((2, BRIEF / 2), (2, BRIEF / 2), (1, BRIEF / 2), (3, BRIEF / 2), (3, BRIEF / 2))
+    assert await places(executor, monkeypatch, *sizes) == [False, True, True, False, True]
+
+
+@pytest.mark.parametrize(("steady", "expected"), [(False, 0.0), (True, BRIEF), (True, math.nan)])
+async def test_others_run_on_a_thread(
+    start: Start, monkeypatch: pytest.MonkeyPatch, steady: bool, expected: float
+) -> None:
+    executor = start(graphs.plus(1.0), steady=steady)
+    sizes = ((2, expected), (2, expected), (1, expected))
+    assert await places(executor, monkeypatch, *sizes) == [False] * 3
+
+
+async def test_kinds_that_ran_long_ago_run_on_a_thread_again(start: Start) -> None:
+    """What is remembered of kinds is bounded."""
+    executor = start(graphs.identity(("batch", "n")), steady=True)
+    for width in (*range(1, 60), 1):
+        batch = batch_of(key_of(rows(1, 0, width)[0]), rows(1, 1, width))
+        batch.expected = BRIEF / 2
+        assert not executor._is_brief(batch)
+    assert executor._is_brief(batch)
+
+
+async def test_a_brief_batch_is_told_of_later(start: Start) -> None:
+    executor = start(graphs.plus(1.0), steady=True)
+    batch = batch_of(key_of(rows(1, 0)[0]), rows(1, 1))
+    await run(executor, batch)
+    batch.expected = BRIEF / 2
+    told: list[Completion] = []
+    executor.start(batch, told.append)
+    assert not told
+    await asyncio.sleep(0)
+    assert values(told[0]) == [[[[2.0] * 3]]]
+
+
+async def test_a_brief_batch_that_fails_says_so(start: Start) -> None:
+    executor = start(graphs.plus(1.0), steady=True)
+    batch = batch_of(key_of(rows(1, 0)[0]), rows(1, 1))
+    await run(executor, batch)
+    batch.expected = BRIEF / 2
+    batch.requests[0].payload = Payload([np.zeros((1, 7), np.float32)])
+    failed = await run(executor, batch)
+    assert "invalid dimensions" in str(failed.error)
 
 
 async def gathered(executor: OnnxExecutor, monkeypatch: pytest.MonkeyPatch, *sizes: int) -> Any:

@@ -2,8 +2,12 @@
 
 Theory of operation. The event loop hands over a batch and goes on. The thread gathers the members'
 inputs into a buffer that it keeps per key, runs the session, and hands out views of the outputs;
-then it posts the completion back to the loop. Buffers are only touched by this thread, and live
-until the run has returned, also when the run is told to stop.
+then it posts the completion back to the loop. Buffers are only touched by who runs the batch, and
+live until the run has returned, also when the run is told to stop.
+
+To wake a thread, and be woken by it, costs some 100 us. A batch that is expected to take less than
+that, of a model that cannot take much longer (`models/steady.py`), runs on the event loop's thread,
+once as large a batch of its kind has run here.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ from headrace.server.executors.session import Provider
 
 _KEPT_KEYS = 16
 _NICE = 5
+# Seconds. Measured: docs/performance.md, "Runs on the event loop".
+BRIEF = 100e-6
 
 
 Job = tuple[Batch, Callable[[Completion], None]]
@@ -54,7 +60,7 @@ class OnnxExecutor:
 
     A session with one intra-op thread may be shared by several executors: ONNX Runtime runs it on
     the calling thread, and the weights are in memory once. `padding` is how payloads that are
-    shorter than their key are padded.
+    shorter than their key are padded. `steady`: how long a run takes follows from shapes alone.
     """
 
     def __init__(
@@ -63,11 +69,16 @@ class OnnxExecutor:
         session: Session,
         loop: asyncio.AbstractEventLoop,
         padding: Padding | None = None,
+        *,
+        steady: bool = False,
     ) -> None:
         self.name, self.kind, self.team, self._cpu = seat
         self._session = session
         self._loop = loop
         self._padding = padding
+        self._steady = steady
+        # Of the kinds seen last, the largest batches that have run, in rows.
+        self._largest: dict[Hashable, int] = {}
         self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
@@ -75,8 +86,21 @@ class OnnxExecutor:
         self._worker.start()
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+        if self._is_brief(batch):
+            self._loop.call_soon(done, self._run(batch, None))
+            return
         self._current = (batch, ort.RunOptions())
         self._jobs.put((batch, done))
+
+    def _is_brief(self, batch: Batch) -> bool:
+        if not self._steady:
+            return False
+        if batch.rows > self._largest.get(batch.key, 0):  # what is expected of it is a guess
+            if len(self._largest) >= _KEPT_KEYS:
+                self._largest.clear()
+            self._largest[batch.key] = batch.rows
+            return False
+        return batch.expected < BRIEF
 
     def abandon(self, batch: Batch) -> None:
         if self._current is not None and self._current[0] is batch:
@@ -111,7 +135,7 @@ class OnnxExecutor:
             except RuntimeError:  # the loop is closed: nobody is left to tell
                 return
 
-    def _run(self, batch: Batch, options: ort.RunOptions) -> Completion:
+    def _run(self, batch: Batch, options: ort.RunOptions | None) -> Completion:
         while True:
             try:
                 return self._attempt(batch, options)
@@ -122,7 +146,7 @@ class OnnxExecutor:
                 # has the members of a failed batch run.
                 batch.requests[0].solo = True
 
-    def _attempt(self, batch: Batch, options: ort.RunOptions) -> Completion:
+    def _attempt(self, batch: Batch, options: ort.RunOptions | None) -> Completion:
         key = batch.key
         assert isinstance(key, Key)
         began = time.perf_counter()

@@ -27,7 +27,8 @@ class SessionOptions:
 
     intra_op_threads: threads within one operator; 1 runs on the executor's own thread.
     inter_op_threads: threads across operators; above 1 the graph runs in parallel mode.
-    operator_libraries: of custom operators, to be loaded with it.
+    operator_libraries: of custom operators, to be loaded with it. profile: where each run writes
+    down its operators, None for nowhere; the path's last part begins a file's name.
     """
 
     provider: Provider = Provider.CPU
@@ -35,6 +36,13 @@ class SessionOptions:
     inter_op_threads: int = 1
     device_id: int = 0
     operator_libraries: tuple[pathlib.Path, ...] = ()
+    profile: pathlib.Path | None = None
+
+    @property
+    def on_caller(self) -> bool:
+        """Whether runs are made by the thread that asks for them, on the CPU."""
+        threads = max(self.intra_op_threads, self.inter_op_threads)
+        return self.provider is Provider.CPU and threads == 1
 
     @property
     def cpus(self) -> list[int]:
@@ -83,6 +91,9 @@ def open_session(path: pathlib.Path, options: SessionOptions) -> ort.InferenceSe
     settings.log_severity_level = 4
     for library in options.operator_libraries:
         _register(settings, library)
+    if options.profile is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(options.profile)
     try:
         session = ort.InferenceSession(str(path), settings, providers=_providers(options))
     except Exception as error:

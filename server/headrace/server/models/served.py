@@ -36,6 +36,7 @@ from headrace.server.models.profile import synthetic_rows
 from headrace.server.models.quality import check_quality, quality_of
 from headrace.server.models.replacing import Replacer
 from headrace.server.models.spec import ModelSpec, read_spec
+from headrace.server.models.steady import is_steady
 from headrace.server.telemetry.statistics import ModelStatistics
 from headrace.server.telemetry.watch import Watch
 
@@ -74,8 +75,8 @@ def make_policy(options: ModelOptions) -> Policy:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What opening and examining a model's file gives; `sessions` has one for each executor of
-    each of the plan's layouts, in their order. path: of the file. stamp: what
-    tells whether that has changed since."""
+    each of the plan's layouts, in their order. steady: whether a run may be made on the event loop
+    where it is brief. path: of the file. stamp: what tells whether that has changed since."""
 
     path: pathlib.Path
     stamp: tuple[int, int, int]
@@ -85,6 +86,7 @@ class Opened:
     verdict: Verdict
     padding: PaddingVerdict
     labels: Mapping[str, Sequence[str]]
+    steady: bool = False
 
 
 class ServedModel:
@@ -103,7 +105,7 @@ class ServedModel:
         self.statistics = ModelStatistics()
         self.quality = quality_of(spec, options.quality, opened.labels)
         self._closing: asyncio.Task[None] | None = None
-        self._path, self._stamp = opened.path, opened.stamp
+        self._path, self._stamp, self._steady = opened.path, opened.stamp, opened.steady
         seats = list(_seats(opened))
         self._seats = {seat.name: (seat, options) for seat, options, _ in seats}
         self._executors: list[OnnxExecutor] = []
@@ -152,9 +154,10 @@ class ServedModel:
 
     def _seated(self, name: str, session: Session) -> OnnxExecutor:
         """A new executor for the place called `name`."""
-        seat, _ = self._seats[name]
+        seat, options = self._seats[name]
         loop = asyncio.get_running_loop()
-        executor = OnnxExecutor(seat, session, loop, self.padding.padding)
+        steady = self._steady and options.on_caller
+        executor = OnnxExecutor(seat, session, loop, self.padding.padding, steady=steady)
         self._executors.append(executor)
         return executor
 
@@ -253,7 +256,8 @@ def examine(
     plan = Planner(host.cache, host.device).complete(plan, options, subject)
     sessions = [_open(layout, subject, opened_as) for _, layout in plan.layouts]
     _warm_up(plan, spec, sessions)
-    return Opened(path, stamp, spec, plan, sessions, verdict, padding, labels)
+    steady = is_steady(path, spec, plan)
+    return Opened(path, stamp, spec, plan, sessions, verdict, padding, labels, steady)
 
 
 def _open(layout: Layout, subject: Subject, opened: SessionOptions) -> list[Session]:
