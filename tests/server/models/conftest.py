@@ -16,6 +16,8 @@ from server.models.repositories import Gate, Listener, put
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     made = Gate()
     monkeypatch.setattr("headrace.server.executors.onnx.run_session", made.run)
+    # A model that waits would not be taken for steady.
+    monkeypatch.setattr("headrace.server.models.served.is_steady", lambda *_: False)
     return made
 
 

@@ -72,6 +72,8 @@ async def house(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Asyn
         return run_session(session, key, feeds, options)
 
     monkeypatch.setattr("headrace.server.executors.onnx.run_session", held)
+    # A model that could hang would not be taken for steady.
+    monkeypatch.setattr(served, "is_steady", lambda *_: False)
     monkeypatch.setattr(replacing, "_FIRST_WAIT", 0.01)
     monkeypatch.setattr(replacing, "_LONGEST_WAIT", 0.01)
     await made.load()
