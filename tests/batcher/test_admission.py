@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.batcher.admission import ample, predicted_late
 from headrace.batcher.learned import Learned
 from headrace.batcher.request import Batch, Dispatch, Drop, Request, WakeAt
 from headrace.batcher.scheduler import Scheduler
@@ -127,3 +128,44 @@ def test_the_less_sure_the_costs_the_shorter_the_queue(spread: float, refused: b
     scheduler.state.cost.table("cpu", "k", 0.0).spread = spread
     last = Request(key="k", payload=None, arrival=0.0, deadline=PATIENCE)
     assert (scheduler.submit(last) is not None) is refused
+
+
+TIMES = st.lists(st.floats(0.0005, 0.05), min_size=4, max_size=4)
+
+
+@settings(max_examples=500)
+@given(
+    costs=TIMES,
+    waiting=st.lists(st.tuples(st.integers(1, 4), st.sampled_from("kkkl")), max_size=12),
+    busy=st.integers(0, 2),
+    rows=st.integers(1, 9),
+    patience=st.floats(0.001, 4.0),
+)
+def test_what_has_ample_time_would_not_be_refused(
+    costs: list[float], waiting: list[tuple[int, str]], busy: int, rows: int, patience: float
+) -> None:
+    """Whatever batches cost, more for each row in larger ones even."""
+    scheduler = Scheduler({"e0": "cpu", "e1": "cpu"}, Learned(), Limits(max_batch_rows=8))
+    state = scheduler.state
+    for key in "kl":
+        table = state.cost.table("cpu", key, 0.0)
+        for size, seconds in zip((1, 2, 4, 8), costs, strict=True):
+            table.observe(size, seconds)
+    for _ in range(busy):
+        scheduler.submit(Request("k", None, 0.0))
+        scheduler.step(0.0)
+    for count, key in waiting:
+        state.enqueue(Request(key, None, 0.0, count))
+    request = Request("k", None, 0.001, rows, deadline=0.001 + patience)
+    if ample(state, request):
+        assert predicted_late(state, request) is None
+
+
+def test_most_have_ample_time() -> None:
+    """Else the property above holds of nothing."""
+    scheduler = Scheduler({"e0": "cpu"}, Learned(), Limits())
+    scheduler.state.cost.table("cpu", "k", 0.0).observe(1, 0.001)
+    for deadline in (1.0, 0.01):
+        assert ample(scheduler.state, Request("k", None, 0.0, deadline=deadline))
+    assert not ample(scheduler.state, Request("k", None, 0.0, deadline=0.003))
+    assert not ample(scheduler.state, Request("unknown", None, 0.0, 3, 1, deadline=1e-6))

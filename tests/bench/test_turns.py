@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -43,8 +44,16 @@ def pids() -> Iterator[list[int]]:
 
 
 def stopped(pid: int) -> set[bool]:
+    """Whether the process is, and its child: asked until both say the same, since the system takes
+    its time to stop what runs."""
     process = psutil.Process(pid)
-    return {each.status() == psutil.STATUS_STOPPED for each in (process, *process.children())}
+    for _ in range(1000):
+        states = [each.status() for each in (process, *process.children())]
+        found = {state == psutil.STATUS_STOPPED for state in states}
+        if len(found) == 1 and psutil.STATUS_RUNNING not in states:
+            break
+        time.sleep(0.001)
+    return found
 
 
 def job(name: str, pid: int | None) -> Job:

@@ -11,6 +11,7 @@ from headrace.batcher.state import State
 # What a refused caller is told while nothing is known of costs.
 _UNKNOWN_WAIT = 0.1
 _TRIAL_EVERY = 16
+_TWICE = 2.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 30.0
 
 
@@ -35,9 +36,14 @@ def full(state: State, request: Request) -> Reject | None:
 
 def late(state: State, request: Request) -> Reject | None:
     """Refuses what could not be in time if everything more urgent were served as fast as can be."""
-    now = request.arrival
-    if request.deadline == math.inf:
+    if request.deadline == math.inf or ample(state, request):
         return None
+    return predicted_late(state, request)
+
+
+def predicted_late(state: State, request: Request) -> Reject | None:
+    """`late`, looked at closely."""
+    now = request.arrival
     runs = {executor: _seconds_alone(state, executor, request) for executor in state.there}
     alone = min(state.free_in(executor, now) + run for executor, run in runs.items())
     run = min(runs.values())
@@ -56,6 +62,20 @@ def late(state: State, request: Request) -> Reject | None:
     )
     retry_after = min(max(overdue, _SHORTEST_WAIT), _LONGEST_WAIT)
     return Reject(request, Why.TOO_LATE, retry_after, message)
+
+
+def ample(state: State, request: Request) -> bool:
+    """Whether it will be in time even if all that is here takes twice as long, one by one, as it is
+    expected to. Most requests are let in by this, and need not be looked at more closely."""
+    executor, rows = state.executors[0], request.rows
+    queue = state.queues.get(request.key)
+    table = state.table(executor, request.key, request.nbytes / rows)
+    if not table.known or len(state.queues) > (queue is not None):
+        return False
+    waiting = 0 if queue is None else queue.rows
+    seconds = table.seconds(rows) + (waiting + rows) * table.seconds(1)
+    free = max([state.free_in(each, request.arrival) for each in state.there])
+    return request.arrival + _TWICE * (free + seconds) < request.deadline
 
 
 def _hopeless(state: State, request: Request, run: float) -> Reject | None:

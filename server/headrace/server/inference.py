@@ -152,11 +152,11 @@ class Submitted:
 
     def _result(self, answer: Answer) -> InferenceResult:
         model, key, known = self.model, self.work.key, self.known
-        if known is not None and model.lengths is None:
-            outputs = list(zip(known.outputs, answer.result, strict=True))
-            return InferenceResult(model, outputs, answer, (), 0, known.notes)
-        assert isinstance(key, Key)
         padded_to = 0 if model.lengths is None else model.lengths.answered(self.work, answer.batch)
+        if known is not None:
+            outputs = list(zip(known.outputs, answer.result, strict=True))
+            return InferenceResult(model, outputs, answer, (), padded_to, known.notes)
+        assert isinstance(key, Key)
         specs = [model.outputs[name] for name in self.request.outputs or model.default_outputs]
         arrays = dict(zip(key.outputs, answer.result, strict=True))
         outputs = [(spec, shape_output(spec, arrays[spec.name])) for spec in specs]
