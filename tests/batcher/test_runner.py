@@ -1,16 +1,19 @@
-"""The asyncio shell: futures end once, whoever leaves, fails or drains."""
+"""The asyncio shell: promises end once, whoever leaves, fails or drains."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from headrace.batcher.errors import Draining, ExecutionFailed, Expired, Overloaded, Overtaken
+from headrace.batcher.executor import Completion
 from headrace.batcher.learned import Learned
 from headrace.batcher.policy import TIMER_GRAIN, WorkConserving
-from headrace.batcher.request import Why
-from headrace.batcher.runner import Runner
+from headrace.batcher.promise import Promise
+from headrace.batcher.request import Batch, Request, Why
+from headrace.batcher.runner import Answer, Runner
 from headrace.batcher.state import Limits
 from headrace.batcher.testing import FakeExecutor, ManualClock
 from support.runner_bench import Bench, settle
@@ -134,6 +137,47 @@ async def test_cancelling_in_the_turn_of_the_completion_ends_once() -> None:
     assert (await two).result == 2
     ends = [call for call in bench.log.calls if call[0] in ("answered", "dropped")]
     assert sorted(ends) == [("answered", 2), ("dropped", (1, Why.CANCELLED))]
+
+
+async def test_who_is_told_may_ask_again_at_once() -> None:
+    """And is answered after those who waited meanwhile."""
+    bench = Bench(max_batch_rows=1)
+    again: list[Promise[Answer]] = []
+    first, waits = bench.submit("first"), bench.submit("waits")
+    first.add_done_callback(lambda _: again.append(bench.submit("again")))
+    await settle()
+    for expected in (first, waits):
+        bench.executor.finish()
+        assert expected.done()
+        await settle()
+    bench.executor.finish()
+    assert again[0].result().result == "again"
+
+
+async def test_who_is_told_may_withdraw_another_of_the_same_batch() -> None:
+    bench = Bench()
+    first, second = bench.submit("first"), bench.submit("second")
+    first.add_done_callback(lambda _: second.cancel())
+    await settle()
+    bench.executor.finish()
+    assert second.cancelled()
+    ends = [call for call in bench.log.calls if call[0] in ("answered", "dropped")]
+    assert ends == [("answered", "first"), ("dropped", ("second", Why.CANCELLED))]
+
+
+async def test_an_executor_may_end_a_run_before_it_returns() -> None:
+    class Brief(FakeExecutor):
+        def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+            super().start(batch, done)
+            self.finish()
+
+    executors = [Brief("a"), Brief("b")]
+    runner = Runner(executors, WorkConserving(), Limits(max_batch_rows=2), ManualClock())
+    promises = [runner.submit(Request("key", n, 0.0)) for n in range(9)]
+    answers = await asyncio.gather(*promises)
+    assert [answer.result for answer in answers] == list(range(9))
+    await runner.drain()
+    assert not any(executor.busy for executor in executors)
 
 
 async def test_what_is_computed_for_nobody_is_told() -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from headrace.batcher.errors import Draining
+from headrace.batcher.promise import Promise
 from headrace.batcher.runner import Answer
 from support.runner_bench import Bench, settle
 
@@ -37,7 +38,7 @@ async def test_a_lone_request_is_decided_in_the_next_turn() -> None:
 
 async def test_what_a_crowd_sends_some_turns_apart_is_one_batch() -> None:
     bench = crowded()
-    futures: list[asyncio.Future[Answer]] = []
+    futures: list[Promise[Answer]] = []
     for number in range(3):
         futures.append(bench.submit(number))
         for _ in range(3):
@@ -49,7 +50,7 @@ async def test_what_a_crowd_sends_some_turns_apart_is_one_batch() -> None:
 
 async def test_arrivals_without_end_are_not_waited_for() -> None:
     bench = crowded()
-    futures: list[asyncio.Future[Answer]] = []
+    futures: list[Promise[Answer]] = []
     while not bench.executor.busy:
         assert len(futures) <= 13
         futures.append(bench.submit(len(futures)))

@@ -15,6 +15,7 @@ from headrace.batcher.errors import BatcherError, ExecutionFailed, ExecutorHung,
 from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import WorkConserving
+from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Reason, Reject, Request, Why
 from headrace.batcher.runner import Answer, Runner
 from headrace.batcher.state import Limits, State
@@ -178,7 +179,7 @@ class House:
         assert executor.deserted == [batch]
         self.given_up.append(executor)
 
-    def submit(self, payload: object, deadline: float = math.inf) -> asyncio.Future[Answer]:
+    def submit(self, payload: object, deadline: float = math.inf) -> Promise[Answer]:
         now = self.clock()
         return self.runner.submit(Request("key", payload, now, deadline=now + deadline))
 
@@ -328,7 +329,7 @@ def test_whatever_hangs_every_request_ends_once(
 
 async def play(steps: list[tuple[str, int]], executors: int) -> None:
     house = House(executors, max_batch_rows=3, max_queued_requests=6)
-    futures: list[tuple[int, asyncio.Future[Answer]]] = []
+    futures: list[tuple[int, Promise[Answer]]] = []
     refused = 0
     for number, (step, pick) in enumerate(steps):
         if step == "submit":
@@ -359,13 +360,11 @@ async def play(steps: list[tuple[str, int]], executors: int) -> None:
         elif not future.cancelled():
             assert isinstance(future.exception(), BatcherError)
     assert all(house.log.ended[request] == 1 for request in house.log.accepted_)
-    assert not house.runner._futures
+    assert not house.runner._promises
     assert house.log.refused == refused
 
 
-def act(
-    house: House, futures: list[tuple[int, asyncio.Future[Answer]]], step: str, pick: int
-) -> None:
+def act(house: House, futures: list[tuple[int, Promise[Answer]]], step: str, pick: int) -> None:
     busy = [executor for executor in house.now.values() if executor.runs]
     if step in ("end", "fail") and busy:
         error = ExecutionFailed("as the test says") if step == "fail" else None

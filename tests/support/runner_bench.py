@@ -8,6 +8,7 @@ import math
 from headrace.batcher.executor import Completion
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import Policy, WorkConserving
+from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.batcher.runner import Answer, Runner
 from headrace.batcher.state import Limits
@@ -58,7 +59,7 @@ class Bench:
 
     def submit(
         self, payload: object, deadline: float = math.inf, caller: str = ""
-    ) -> asyncio.Future[Answer]:
+    ) -> Promise[Answer]:
         now = self.clock()
         request = Request("key", payload, now, deadline=now + deadline, caller=caller)
         return self.runner.submit(request)

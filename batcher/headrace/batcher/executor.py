@@ -46,10 +46,10 @@ class Executor(Protocol):
         """Executors of different teams never run at the same time; 0 is the main team."""
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
-        """Begins to run `batch` and returns at once.
+        """Begins to run `batch` and returns at once; or runs it, if it is brief.
 
-        Calls `done` exactly once, later, on the event loop's thread; a failure is a Completion with
-        an error. Is not called again before that.
+        Calls `done` exactly once, on the event loop's thread, before this returns or later; a
+        failure is a Completion with an error. Is not called again before that.
         """
 
     def abandon(self, batch: Batch) -> None:

@@ -1,11 +1,11 @@
-"""The asyncio shell around the scheduler: futures, the timer, and the executors' completions.
+"""The asyncio shell around the scheduler: promises, the timer, and the executors' completions.
 
-Theory of operation. Callers submit and await a future. Events that fall into one turn of the event
-loop are decided once, at its end, by `Scheduler.step`; the runner performs what that returns. What
-arrives where others usually are is decided some turns later, once no more follows: a transport
-brings one by one, some turns apart, what came together. Time is read from the clock it was given,
-never from the loop: uvloop caches `loop.time()` at the grain of a millisecond. A timer may fire
-early; the policy is asked again and says when to wake.
+Theory of operation. Callers submit, and are promised an answer. Events that fall into one turn of
+the event loop are decided once, at its end, by `Scheduler.step`; the runner performs what that
+returns. What arrives where others usually are is decided some turns later, once no more follows: a
+transport brings one by one, some turns apart, what came together. Time is read from the clock it
+was given, never from the loop: uvloop caches `loop.time()` at the grain of a millisecond. A timer
+may fire early; the policy is asked again and says when to wake.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from headrace.batcher.errors import (
 from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import TIMER_GRAIN, Policy
+from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits, State
@@ -78,7 +79,7 @@ class Runner:
         self._look: asyncio.TimerHandle | None = None
         self._unable = ""
         self.lost: Callable[[Executor, Batch], None] = lambda executor, batch: None
-        self._futures: dict[Request, asyncio.Future[Answer]] = {}
+        self._promises: dict[Request, Promise[Answer]] = {}
         self._decision: asyncio.Handle | None = None
         self._settling: asyncio.Handle | None = None
         self._arrived = False
@@ -95,11 +96,12 @@ class Runner:
     def state(self) -> State:
         return self._scheduler.state
 
-    def submit(self, request: Request) -> asyncio.Future[Answer]:
-        """Accepts `request`; the future ends with its Answer, Expired, Draining, ExecutionFailed or
-        NoExecutor, or with Overloaded when its place in a full queue was given to another caller.
+    def submit(self, request: Request) -> Promise[Answer]:
+        """Accepts `request`; the promise ends with its Answer, Expired, Draining, ExecutionFailed
+        or NoExecutor, or with Overloaded when its place in a full queue was given to another
+        caller.
 
-        Cancelling the future withdraws the request. Raises Overloaded when a bound of the queue is
+        Cancelling it withdraws the request. Raises Overloaded when a bound of the queue is
         reached or the deadline is predicted to be missed, DeadlineTooShort when no queue is to
         blame for that, Draining when the runner takes no more work, NoExecutor when none is left.
         """
@@ -114,15 +116,14 @@ class Runner:
                 raise DeadlineTooShort(refusal.message)
             raise Overloaded(refusal.message, refusal.retry_after)
         self._observer.accepted(request)
-        future = asyncio.get_running_loop().create_future()
-        self._futures[request] = future
-        future.add_done_callback(partial(self._future_done, request))
+        promise: Promise[Answer] = Promise(partial(self._withdrawn, request))
+        self._promises[request] = promise
         self._arrived = True
         if self.state.crowd < _COMPANY or self._full(request):
             self._decide_soon()
         else:
             self._settle_soon()
-        return future
+        return promise
 
     def _turned_away(self, request: Request, why: Why, message: str) -> str:
         """Tells the observer of what never came to the scheduler. Returns `message`."""
@@ -167,8 +168,8 @@ class Runner:
         if self._draining and self._idle():
             self._empty.set()
 
-    def _future_done(self, request: Request, future: asyncio.Future[Answer]) -> None:
-        if self._futures.pop(request, None) is None or not future.cancelled():
+    def _withdrawn(self, request: Request) -> None:
+        if self._promises.pop(request, None) is None:
             return
         abandoned = self._scheduler.cancel(request)
         self._observer.dropped(request, Why.CANCELLED, self._clock())
@@ -220,7 +221,7 @@ class Runner:
     def _start(self, batch: Batch) -> None:
         self._observer.dispatched(batch)
         self._executors[batch.executor].start(batch, partial(self._completed, batch))
-        if self._look is None:
+        if self._look is None and self.state.running[batch.executor] is batch:
             self._look_at(self._watchdog.begin(batch.started))
 
     def _completed(self, batch: Batch, completion: Completion) -> None:
@@ -248,49 +249,40 @@ class Runner:
             self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
 
     def _awaited(self, request: Request, now: float) -> bool:
-        future = self._futures.get(request)
-        return future is not None and not future.done() and not request.expired(now)
+        return request in self._promises and not request.expired(now)
 
     def _end(
         self, request: Request, result: Any, batch: Batch, completion: Completion, now: float
     ) -> None:
-        future = self._take(request, now)
-        if future is None:
-            return
+        promise = self._promises.pop(request, None)
+        if promise is None:
+            return  # its caller left when another was told
         if completion.error is None:
             self._observer.answered(request, batch, completion, now)
             queued, total = request.started - request.arrival, now - request.arrival
-            future.set_result(Answer(result, batch, completion, queued, total))
+            promise.resolve(Answer(result, batch, completion, queued, total))
         elif self._aborted:
             self._observer.dropped(request, Why.DRAINING, now)
-            future.set_exception(Draining("the server is shutting down"))
+            promise.fail(Draining("the server is shutting down"))
         else:
             self._observer.failed(request, now)
-            future.set_exception(outcomes.of_failure(completion.error))
-
-    def _take(self, request: Request, now: float) -> asyncio.Future[Answer] | None:
-        """The future of `request`, to be ended; None when its caller has left in this turn."""
-        future = self._futures.pop(request, None)
-        if future is None or not future.done():
-            return future
-        self._observer.dropped(request, Why.CANCELLED, now)
-        return None
+            promise.fail(outcomes.of_failure(completion.error))
 
     def _drop(self, request: Request, why: Why) -> None:
         now = self._clock()
-        future = self._take(request, now)
-        if future is None:
+        promise = self._promises.pop(request, None)
+        if promise is None:
             return
         if why is Why.OVERTAKEN and request.deadline < now + TIMER_GRAIN:
             why = Why.EXPIRED  # seen when its timer fired, a little before or after its time
         self._observer.dropped(request, why, now)
-        future.set_exception(outcomes.of_drop(request, why, self.state, now, self._unable))
+        promise.fail(outcomes.of_drop(request, why, self.state, now, self._unable))
 
     def _refuse(self, refusal: Reject) -> None:
-        future = self._take(refusal.request, self._clock())
-        if future is not None:
+        promise = self._promises.pop(refusal.request, None)
+        if promise is not None:
             self._observer.rejected(refusal)
-            future.set_exception(Overloaded(refusal.message, refusal.retry_after))
+            promise.fail(Overloaded(refusal.message, refusal.retry_after))
 
     def _wake_at(self, time: float) -> None:
         # A timer that fires too early only asks again: far cheaper than re-arming it each time.

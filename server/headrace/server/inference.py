@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from headrace.batcher.errors import ExecutionFailed
+from headrace.batcher.promise import Promise
 from headrace.batcher.request import Request
 from headrace.batcher.runner import Answer
 from headrace.inference.tensors import Array
@@ -115,7 +116,7 @@ class Pending(Protocol):
     """A request on its way. Cancelling the future withdraws it."""
 
     @property
-    def future(self) -> asyncio.Future[Any]: ...
+    def future(self) -> asyncio.Future[Any] | Promise[Any]: ...
 
     def outcome(self) -> InferenceResult:
         """What the future, which has ended, says to the caller. Raises the errors of `infer`."""
@@ -128,7 +129,7 @@ class Submitted:
     model: ServedModel
     request: InferenceRequest
     work: Request
-    future: asyncio.Future[Answer]
+    future: Promise[Answer]
     known: _Prepared | None = None
 
     def outcome(self) -> InferenceResult:

@@ -112,7 +112,7 @@ async def test_a_request_leaves_nothing_for_the_collector(service: InferenceServ
     gc.collect()
     for _ in range(125):
         begun = [service.begin_call(request(n), tuple, None, "") for n in range(8)]
-        await asyncio.wait([b.future for b in begun])
+        await asyncio.gather(*(b.future for b in begun))
         for one in begun:
             service.finish(one)
             service.sent(one)

@@ -87,7 +87,7 @@ class OnnxExecutor:
 
     def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
         if self._is_brief(batch):
-            self._loop.call_soon(done, self._run(batch, None))
+            done(self._run(batch, None))
             return
         self._current = (batch, ort.RunOptions())
         self._jobs.put((batch, done))

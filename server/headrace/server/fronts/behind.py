@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from headrace.batcher.promise import Promise
 from headrace.server import errors
 from headrace.server.fronts.arena import Writer, aligned, map_to_read
 from headrace.server.fronts.leases import Leases
@@ -221,7 +222,7 @@ class _FrontEnd:
             raw = _cut(self._requests.view(offset, sum(map(aligned, sizes))), sizes)
         return self._inference.assemble(Parts(known, id_, raw))
 
-    def _ended(self, number: int, begun: Begun, future: asyncio.Future[Any]) -> None:
+    def _ended(self, number: int, begun: Begun, future: asyncio.Future[Any] | Promise[Any]) -> None:
         if self._waiting.pop(number, None) is None:  # the caller has left
             if not future.cancelled():
                 future.exception()  # seen, and told to nobody

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import grpc
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
+from headrace.batcher.promise import Promise
 from headrace.server import errors
 from headrace.server.rpc.calls import CALLER, details_of, log_unexpected
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Unary
@@ -105,9 +107,10 @@ class NativeServer:
         """Ends what is still in flight after `grace` seconds."""
         try:
             await self._behind.stop(grace)
-            if self._waiting:
-                waiting = [begun.future for begun in self._waiting.values()]
-                await asyncio.wait(waiting, timeout=grace)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    waiting = [begun.future for begun in self._waiting.values()]
+                    await asyncio.gather(*waiting, return_exceptions=True)
         finally:
             if self._front is not None:
                 await asyncio.to_thread(self._front.close)
@@ -149,7 +152,7 @@ class NativeServer:
         self._waiting[call] = begun
         begun.future.add_done_callback(partial(self._ended, call, begun))
 
-    def _ended(self, call: int, begun: Any, future: asyncio.Future[Any]) -> None:
+    def _ended(self, call: int, begun: Any, future: asyncio.Future[Any] | Promise[Any]) -> None:
         if self._waiting.pop(call, None) is None:  # the caller has left
             if not future.cancelled():
                 future.exception()  # seen, and told to nobody

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from headrace.batcher.promise import Promise
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
 from headrace.server.inference import Pending
@@ -53,7 +54,7 @@ class Begun(NamedTuple):
     call: Call | None  # None for a request of a stream, which is one call for all of them
 
     @property
-    def future(self) -> asyncio.Future[Any]:
+    def future(self) -> asyncio.Future[Any] | Promise[Any]:
         return self.pending.future
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from headrace.batcher import errors as batcher
+from headrace.batcher.promise import Promise
 from headrace.batcher.runner import Answer
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
@@ -67,7 +68,7 @@ class LiveSession:
         self.session = Session(terms.options, encode, terms.states, memory)
         self.connection: Connection | None = None
         self.handle = 0
-        self.runs: set[asyncio.Future[Answer]] = set()
+        self.runs: set[Promise[Answer]] = set()
         self.expiry: asyncio.TimerHandle | None = None
         self.retry: asyncio.TimerHandle | None = None
 
@@ -221,7 +222,7 @@ class SessionManager:
         live: LiveSession,
         work: Work,
         submitted: Submitted,
-        future: asyncio.Future[Answer],
+        future: Promise[Answer],
     ) -> None:
         live.runs.discard(future)
         if future.cancelled():
