@@ -94,21 +94,7 @@ class Promise(Generic[T]):
         return removed
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> T:
-        if self._withdrawn is not None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.add_done_callback(partial(_wake, waiter))
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
-        try:
-            return self.result()
-        finally:
-            del self  # as in `result`
+        return _wait([self]).__await__()
 
     def _end(self) -> None:
         self._withdrawn = None
@@ -127,3 +113,16 @@ class Promise(Generic[T]):
 def _wake(waiter: asyncio.Future[None], promise: Promise[Any]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+async def _wait(held: list[Promise[T]]) -> T:
+    """The end of the one that is held, and no longer than that: an error's traceback holds this."""
+    if not held[0].done():
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        held[0].add_done_callback(partial(_wake, waiter))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            held.pop().cancel()
+            raise
+    return held.pop().result()
