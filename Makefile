@@ -21,6 +21,9 @@ TESTS := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
 # The same sources with the path of a request compiled: `PYTHONPATH=.cache/compiled headrace serve`.
 COMPILED := .cache/compiled/.built
+HEADERS := import os, sysconfig; print(*filter(os.path.exists, [sysconfig.get_path("include") + "/Python.h"]))
+COMPILES := $(and $(shell command -v cc),$(shell $(PYTHON) -c '$(HEADERS)'))
+NO_CC := @echo "left out: what is compiled (no C compiler, or no Python headers; Debian: apt-get install gcc python3-dev)"
 SOURCES := deploy/compiled/build_hook.py $(shell find server batcher clients/python benchmarks protos/python -name '*.py')
 
 .PHONY: demo examples compiled test check format protos bench soak constraints clean
@@ -38,7 +41,7 @@ test: $(DEV) $(NODE) $(WHEELS)  ## all tests
 	$(TESTS)
 	$(if $(NPM),cd $(TYPESCRIPT) && npm test,$(NO_NPM))
 
-check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS) $(COMPILED)  ## format, lint, types, import rules, protos current, images, tests
+check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS) $(if $(COMPILES),$(COMPILED))  ## format, lint, types, import rules, protos current, images, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -47,7 +50,7 @@ check: $(DEV) $(NODE) $(SCHEMAS) $(WHEELS) $(COMPILED)  ## format, lint, types, 
 	$(if $(NPM),cd $(TYPESCRIPT) && npm run check && npm test,$(NO_NPM))
 	$(BIN)/hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.gpu
 	$(TESTS)
-	PYTHONPATH=.cache/compiled $(TESTS) -m "not interpreted" tests/batcher tests/server tests/conformance
+	$(if $(COMPILES),PYTHONPATH=.cache/compiled $(TESTS) -m "not interpreted" tests/batcher tests/server tests/conformance,$(NO_CC))
 
 format: $(DEV)  ## rewrite in the house's format
 	$(BIN)/ruff format .
