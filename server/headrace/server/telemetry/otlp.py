@@ -76,6 +76,7 @@ class Otlp:
         self._provider: TracerProvider | None = None
         self._metrics: MetricExporter | None = None
         self._task: asyncio.Task[None] | None = None
+        self._shut = False
         self.tracing: Tracing | None = None
         resource = _resource()
         if wanted(TRACES, environment):
@@ -110,7 +111,8 @@ class Otlp:
         try:
             self._metrics.export(self._writer.write(families))
         except Exception as error:  # noqa: BLE001 (whatever it is, the next turn comes)
-            _log.error("metrics could not be sent", exc_info=error)
+            if not self._shut:  # else its channel was closed while it tried once more
+                _log.error("metrics could not be sent", exc_info=error)
 
     async def stop(self) -> None:
         """Sends what has not been sent, if that is quickly done."""
@@ -123,6 +125,7 @@ class Otlp:
     def _close(self, families: Families | None) -> None:
         if families is not None:
             self._send(families)
+        self._shut = True
         if self._metrics is not None:
             self._metrics.shutdown()
         if self._provider is not None:
