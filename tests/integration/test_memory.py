@@ -34,7 +34,7 @@ LIMIT = 4 << 20
 WIDTH = 1 << 16  # of an answer to one number: 256 KiB
 CALLS = 800  # whose answers come to fifty times the limit
 # Beside answers: threads, a batch's output and its copy, arenas, what gRPC has in its buffers.
-GROWTH = 2 * LIMIT + (64 << 20)
+GROWTH = 2 * LIMIT + (128 << 20)
 
 native = server.ENGINE == "native" or server.FRONTS != "0"
 
