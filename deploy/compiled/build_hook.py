@@ -28,17 +28,8 @@ MODULES = {
     "batcher/headrace/batcher": (
         *("admission", "buckets", "cost", "cost_model", "curve", "demand", "executor", "fairness"),
         *("fixed", "group", "learned", "lookahead", "outcomes", "placement", "policy", "profiled"),
-        *(
-            "promise",
-            "queue",
-            "request",
-            "runner",
-            "scheduler",
-            "sizing",
-            "state",
-            "waiting",
-            "watchdog",
-        ),
+        *("promise", "queue", "request", "runner", "scheduler", "sizing", "state"),
+        *("waiting", "watchdog"),
     ),
     "protos/python/headrace/inference": ("tensors",),
     "server/headrace/server": (

@@ -26,10 +26,8 @@ def main() -> None:
     version.mkdir(parents=True)
     (version / "model.onnx").symlink_to(given.model.resolve())
     # These are the server's; all others are the model's.
-    engine, compiled = (
-        given.settings.pop("rpc_engine", "auto"),
-        given.settings.pop("compiled", False),
-    )
+    engine = given.settings.pop("rpc_engine", "auto")
+    compiled = given.settings.pop("compiled", False)
     lines = [f"{key} = {_toml(value)}" for key, value in given.settings.items()]
     (repository / given.name / "model.toml").write_text("\n".join(lines))
     grpc, http = given.ports

@@ -3,9 +3,9 @@
 Theory of operation. The front owns the port. It reads calls of ModelInfer itself; every other
 method (streams, control, health, reflection) it passes on, as it comes, to a grpc.aio server that
 listens on a socket file in a folder of this process's own. A thread waits for calls and gives all
-that have come to the event loop at once. A call has neither task nor coroutine: it is begun, its
-future's callback finishes it. So a burst takes one turn of the loop to begin, and a batch one to
-answer.
+that have come to the event loop at once. A call has neither task nor coroutine: it is begun, and
+finished when its promise tells of its end. So a burst takes one turn of the loop to begin, and a
+batch is answered in the turn in which it ends.
 
 What the engine lacks beside grpcio, and what it was measured to save: docs/rpc-engines.md.
 """
