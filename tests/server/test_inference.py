@@ -311,7 +311,7 @@ async def test_the_models_own_failure_carries_its_words(load: Load) -> None:
 
 
 async def test_requests_together_are_each_given_their_own_rows(load: Load) -> None:
-    model = await load(graphs.plus(1.0))
+    model = await load(graphs.plus(1.0), max_delay=0.0)  # whatever batches cost
     sent = [InputTensor("x", "FP32", np.full((1 + n % 3, 3), n, np.float32)) for n in range(20)]
     results = await asyncio.gather(*(answer(model, tensor) for tensor in sent))
     for tensor, result in zip(sent, results, strict=True):
@@ -347,7 +347,7 @@ async def test_a_request_is_padded_to_its_bucket_and_answered_as_if_alone(load: 
 
 
 async def test_text_is_padded_too(load: Load) -> None:
-    model = await load(graphs.identity(("batch", "n"), "BYTES"))
+    model = await load(graphs.identity(("batch", "n"), "BYTES"), max_delay=0.0)
     assert model.lengths is not None
     model.lengths.buckets.boundaries = [4]
     sent = [np.array([["ß".encode(), b"a"]], object), np.array([[b"c"] * 4], object)]
