@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batcher.cost import CostTable, sizes_to_profile
+from headrace.batcher.cost import CostTable, Overhead, sizes_to_profile
 from headrace.batcher.cost_model import CostModel
 from headrace.batcher.curve import isotonic
 from headrace.batcher.sizing import SizePlan
@@ -162,6 +163,21 @@ def test_a_size_that_was_run_itself_follows_no_other() -> None:
     assert table.seconds(64) == pytest.approx(linear(64), rel=0.1)
 
 
+def test_what_is_not_run_is_not_carried_off_by_those_that_are() -> None:
+    """Short runs are thrown back by others on their cores now and then. Their costs learn of each
+    such run by themselves, and what is better than that by all sizes together: again and again."""
+    table = CostTable(64)
+    for _ in range(60):
+        for size in (1, 2, 4, 8, 16, 32, 64):
+            table.observe(size, linear(size))
+    rng = random.Random(0)
+    for _ in range(6000):
+        size = rng.choice((1, 2, 4))
+        thrown_back = 3 if rng.random() < 0.2 / size else 1
+        table.observe(size, thrown_back * rng.lognormvariate(0, 0.1) * linear(size))
+    assert table.seconds(64) > 0.85 * linear(64)
+
+
 def test_a_run_that_was_stopped_tells_only_that_it_takes_longer() -> None:
     table, known = learned(), learned().seconds(32)
     table.outlasted(32, known / 2)
@@ -195,6 +211,46 @@ def test_where_batching_loses_rows_go_alone() -> None:
     assert loses.best(200, 32) == 1
 
 
+def test_what_a_batch_costs_besides_its_run_is_shared_by_its_rows() -> None:
+    runs = [0.0, *(4.0 * n * (1 + 0.01 * n) for n in range(1, 33))]
+    assert SizePlan(runs, overhead=0.0).best(200, 32) == 1
+    shared = SizePlan(runs, overhead=2.0)
+    assert 4 <= shared.best(200, 32) <= 16
+    assert shared.peak_rate < SizePlan(runs).peak_rate
+    assert shared.within(runs[8], 32) == 8  # answers are there when the run has ended
+
+
+def test_the_overhead_is_an_average_without_outliers() -> None:
+    overhead = Overhead()
+    for number in range(400):
+        overhead.observe(1, 1.0 if number % 50 == 0 else 0.001)
+    assert overhead.seconds == pytest.approx(0.001, rel=0.1)
+    overhead.observe(1, -1.0)  # a clock that was set back
+    assert overhead.seconds > 0
+
+
+def test_batches_do_not_grow_because_they_are_large() -> None:
+    few, many = Overhead(), Overhead()
+    for _ in range(400):
+        few.observe(4, 0.0004)
+        many.observe(64, 0.0016)  # the event loop told 64 callers
+    assert many.seconds < few.seconds
+
+
+def test_every_table_knows_the_overhead() -> None:
+    model = CostModel(32)
+    for table in (model.table("cpu", "a", 4.0), model.table("cpu", "b", 8.0)):
+        for _ in range(9):
+            for rows in (1, 2, 4, 8, 16, 32):
+                table.observe(rows, 0.004 * rows * (1 + 0.01 * rows))
+    for _ in range(400):
+        model.overhead.observe(4, 0.002)
+    for key, row_bytes in (("a", 4.0), ("b", 8.0), ("c", 16.0)):  # the last borrows
+        found = model.table("cpu", key, row_bytes).plan
+        assert found is not None
+        assert found.best(200, 32) > 1
+
+
 def test_where_batching_is_free_all_go() -> None:
     free = plan([2.0 + 0.001 * n for n in range(1, 33)])
     assert free.best(32, 32) == 32
@@ -224,7 +280,7 @@ def test_the_size_is_as_good_as_any(gains: list[float], queue: int) -> None:
     if grid != queue:
         return
     n = sizes.best(queue, queue)
-    assert queue * times[n - 1] + cache[queue - n] <= cache[queue] * 1.0041
+    assert queue * times[n - 1] + cache[queue - n] <= cache[queue] * 1.0201
 
 
 def test_sustaining_is_the_smallest_size_that_keeps_up() -> None:

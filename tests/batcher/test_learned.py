@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -194,14 +195,17 @@ def test_a_size_that_outlasts_its_callers_is_not_taken_for_ever() -> None:
     assert table.seconds(64) > 1.9 * pays(64)
 
 
-def run_alone(sched: Scheduler, cost: Callable[[int], float], batches_: int) -> list[Batch]:
-    """So many batches of a queue that is never short; each takes what it really `cost`s."""
+def run_alone(
+    sched: Scheduler, cost: Callable[[int], float], batches_: int, overhead: float = 0.0
+) -> list[Batch]:
+    """So many batches of a queue that is never short; each takes what it really `cost`s, and is
+    known to have ended `overhead` seconds later."""
     now, ran = 0.0, []
     for _ in range(batches_):
         submit(sched, 64 - sched.state.queued_requests, now)
         (batch,) = batches(sched, now)
         ran.append(batch)
-        now += cost(batch.rows)
+        now += cost(batch.rows) + overhead
         sched.complete("e0", cost(batch.rows), now=now)
     return ran
 
@@ -227,6 +231,19 @@ def test_where_batches_do_not_pay_that_is_found_out_too() -> None:
     assert {batch.rows for batch in tried} == {2}
     assert len(tried) <= 4
     assert ran[-1].rows == 1
+
+
+def test_larger_batches_are_made_where_each_costs_something_besides_its_run() -> None:
+    """By their runs alone rows would go one by one."""
+    ran = run_alone(wrongly_profiled(loses), loses, 400, overhead=loses(1))
+    assert statistics.median(batch.rows for batch in ran[-100:]) > 4
+
+
+def test_what_was_found_out_in_another_time_is_looked_at_again() -> None:
+    """While others kept the machine busy batches did not pay; now they do."""
+    sched = wrongly_profiled(loses)
+    assert run_alone(sched, loses, 400)[-1].rows == 1
+    assert run_alone(sched, pays, 3000)[-1].rows >= 32
 
 
 def test_small_batches_that_were_only_slow_at_first_are_found_out() -> None:

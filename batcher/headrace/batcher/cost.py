@@ -23,9 +23,10 @@ _FEW = 8
 _SEEN = 3
 # One of a size's first runs takes less than this share of those before it: they were cold.
 _COLD, _THAWED = 4, 0.75
-# Everything has become slower or faster when the recent runs, taken together, leave this range.
-_STEADY = (0.88, 1.14)
-_CLIP_DRIFT = 1.5
+# Everything has become slower or faster when the recent runs, taken together, are off by a seventh,
+# and by more than that many runs are off by chance where runs are usually off by so much.
+_STEADY, _CHANCE = 0.14, 1.0
+_CLIP_DRIFT = 2.0
 # Or when so many in a row are all off to the same side, by a tenth and more than runs usually are.
 _IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
 _SLOWEST_GAIN = 0.08
@@ -34,19 +35,46 @@ _FORGOTTEN = 4
 # Of the decisions in which another size could be tried, one in so many is for it; until so many
 # runs have told what it takes.
 _TRIAL_EVERY, _TOLD = 8, 3
+# A size that was not among so many runs is of another time. One that was not run for so long, or
+# not since the profile, says no more of others than so many runs.
+_DATED, _HEARSAY = 512, 0.25
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
 # largest that was run, until a second size takes no longer than so many times what was expected.
 _AT_FIRST, _STRIDE = 8, 2
 _MISLED = 1.25
 # By so much the level of a borrowed table must be off to be worth a new one at once.
 _TELLING = 0.02
+# What is taken of each batch's overhead into the average, what it may be at first, and up to how
+# many rows all of it is taken to be the batch's own.
+_OVERHEAD_GAIN, _LEAST_OVERHEAD, _FEW_ROWS = 0.02, 1e-4, 8
+
+
+class Overhead:
+    """What a batch costs besides its run, whatever its size: from dispatch until the run begins,
+    and from its end until that is known. `seconds`: an average.
+
+    Of larger batches only a part counts: in the meantime the event loop tells as many callers. Were
+    all of it counted, batches would grow because they are large.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        alike = max(0.0, seconds) * min(1.0, _FEW_ROWS / rows)
+        most = _CLIP * self.seconds + _LEAST_OVERHEAD
+        self.seconds += _OVERHEAD_GAIN * (min(alike, most) - self.seconds)
 
 
 class CostTable:
-    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor."""
+    """The time of a batch of 1 to `largest` rows, for one key on one kind of executor.
 
-    def __init__(self, largest: int) -> None:
+    `overhead` counts where sizes are chosen. It is not part of `seconds`.
+    """
+
+    def __init__(self, largest: int, overhead: Overhead | None = None) -> None:
         self.largest = largest
+        self._overhead = overhead or Overhead()
         self.observations = 0
         self.spread = 0.03
         self._mean: dict[int, float] = {}
@@ -62,6 +90,9 @@ class CostTable:
         self._borrowed: set[int] = set()
         self._trusted = 0
         self._profiled = Profiled({})
+        # Sizes that were run since the number of runs was last looked at, and what it was then.
+        self._lately: set[int] = set()
+        self._looked = 0
         self._hesitated = 0
         # Whether lone requests go to another team, and after how many runs of both that was so.
         self.outdone: bool | None = None
@@ -84,7 +115,7 @@ class CostTable:
     def plan(self) -> SizePlan | None:
         """The sizes to want by these costs; None before anything was seen."""
         if self._plan is None and self._table:
-            self._plan = SizePlan(self._table)
+            self._plan = SizePlan(self._table, self._overhead.seconds)
         return self._plan
 
     @property
@@ -123,6 +154,7 @@ class CostTable:
         if rows in self._borrowed or rows in self._profiled.untried:
             self._count[rows] = 0.0
             self._profiled.untried.discard(rows)
+        self._lately.add(rows)
         count = self._count[rows] = self._count.get(rows, 0.0) + 1
         old = self._mean.get(rows, expected)
         if 1 < count <= _COLD and clipped < (old if count == 2 else _THAWED * old):
@@ -148,7 +180,8 @@ class CostTable:
         """Whether enough runs have told what sizes near `rows` take, up to `reach` times as large.
 
         What is known of others may be of a bad moment: a profile that was made beside the load of
-        the version before, or first runs that were cold. Never run, it would be believed for ever.
+        the version before, or first runs that were cold. Never run, it would be believed for ever;
+        and so would what was found out in another time.
         """
         near = (size for size in self._mean if 0.75 * rows <= size <= reach * rows)
         return any(self._count[n] >= _TOLD and n not in self._profiled.untried for n in near)
@@ -163,6 +196,8 @@ class CostTable:
         for rows, seconds in runs:
             self.observe(rows, seconds)
         self._profiled = Profiled(self._mean)
+        self._lately.clear()
+        self._looked = self.observations
 
     def outlasted(self, rows: int, seconds: float) -> None:
         """Learns from a run that was stopped after `seconds`: it takes at least as long.
@@ -180,6 +215,7 @@ class CostTable:
         if own > 1 and self._borrowed:
             if ratio < _MISLED:
                 self._trusted = 0
+                self._profiled = Profiled(self._mean, self._borrowed)
             else:
                 for size in self._borrowed:
                     del self._mean[size], self._count[size]
@@ -205,7 +241,8 @@ class CostTable:
         agreed = len(self._ratios) == _IN_A_ROW and _all_outside(self._ratios, (1 / off, off))
         if agreed:
             self._drift = statistics.median(self._ratios)
-        if agreed or not _STEADY[0] < self._drift < _STEADY[1]:
+        unsteady = 1 + max(_STEADY, _CHANCE * self.spread)
+        if agreed or not 1 / unsteady < self._drift < unsteady:
             for size in self._mean.keys() - self._profiled.untried:
                 self._mean[size] *= self._drift
             self._drift = 1.0
@@ -218,8 +255,14 @@ class CostTable:
         sizes = sorted(self._mean)
         weights = np.array([min(self._count[size], 60.0) for size in sizes])
         means = np.array([self._mean[size] for size in sizes])
+        if self.observations - self._looked > _DATED and not self._borrowed:
+            self._profiled.date(np.array(sizes, float), means, weights, self._lately)
+            self._lately.clear()
+            self._looked = self.observations
         means = self._profiled.level(np.array(sizes, float), means, weights)
-        seen = curve.Seen(np.array(sizes, float), means, weights, self.spread)
+        hearsay = np.array([size in self._profiled.untried for size in sizes])
+        vouching = np.where(hearsay, _HEARSAY, weights)
+        seen = curve.Seen(np.array(sizes, float), means, weights, vouching, self.spread)
         trusted = min(self._trusted or sizes[-1], self.largest)
         table = np.maximum(curve.through(seen, self.largest, trusted), 1e-9)
         table[0] = 0.0
@@ -231,7 +274,7 @@ class CostTable:
         Of larger rows fewer fill a device, so that large batches may not keep what they promise,
         and take long to be found out: sizes grow step by step (`_STRIDE`).
         """
-        other = CostTable(self.largest)
+        other = CostTable(self.largest, self._overhead)
         other._trusted = _AT_FIRST
         other._borrowed = set(self._mean)
         for size in self._mean:

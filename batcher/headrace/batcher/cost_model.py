@@ -6,7 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from headrace.batcher.cost import CostTable
+from headrace.batcher.cost import CostTable, Overhead
 
 # Cost grows a little slower than the number of elements, where nothing else is known.
 _ELEMENTS_EXPONENT = 0.8
@@ -16,12 +16,15 @@ _KEPT_TABLES = 512
 class CostModel:
     """A table for each (kind of executor, key). Executors of one kind learn from each other.
 
+    They share one `overhead`: it is the event loop's and the threads', not the executors'.
+
     `row_bytes` says how large a row of a key is: a key never seen borrows the table of the seen key
     nearest in size, scaled.
     """
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
+        self.overhead = Overhead()
         self._tables: OrderedDict[tuple[Hashable, Hashable], tuple[CostTable, float]] = (
             OrderedDict()
         )
@@ -47,6 +50,6 @@ class CostModel:
                 if nearest is None or distance < nearest[0]:
                     nearest = (distance, table, other_bytes)
         if nearest is None:
-            return CostTable(self.largest)
+            return CostTable(self.largest, self.overhead)
         _, table, other_bytes = nearest
         return table.scaled((max(row_bytes, 1) / max(other_bytes, 1)) ** _ELEMENTS_EXPONENT)

@@ -20,12 +20,13 @@ _VOUCHED = 40
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Sizes in ascending order, what each takes on average, how often it was run, and by what part
-    of itself a run is off."""
+    """Sizes in ascending order, what each takes on average, how often it was run, how many runs it
+    counts for where it speaks for others, and by what part of itself a run is off."""
 
     sizes: Numbers
     means: Numbers
     weights: Numbers
+    vouching: Numbers
     spread: float
 
 
@@ -42,7 +43,7 @@ def through(seen: Seen, largest: int, trusted: int) -> Numbers:
         slope = 0.7 * seen.means[0] / sizes[0]
         single: Numbers = seen.means[0] + slope * (every - sizes[0])
         return single
-    seconds = isotonic(_smoothed(seen), seen.weights)
+    seconds = isotonic(_smoothed(seen), seen.vouching)
     line = np.interp(every, sizes, seconds)
     half = max(1, len(sizes) // 2)
     slope = max(1e-9, (seconds[-1] - seconds[-1 - half]) / (sizes[-1] - sizes[-1 - half]))
@@ -62,7 +63,7 @@ def _smoothed(seen: Seen) -> Numbers:
         return means
     logs = np.log(sizes)
     # A row for each rare size, a column for each size that vouches for it.
-    kernel = weights * np.exp(-(((logs - logs[rare, None]) / _REACH) ** 2) / 2)
+    kernel = seen.vouching * np.exp(-(((logs - logs[rare, None]) / _REACH) ** 2) / 2)
     kernel /= kernel.sum(1, keepdims=True)
     x, y = kernel @ sizes, kernel @ means
     across, up = sizes - x[:, None], means - y[:, None]

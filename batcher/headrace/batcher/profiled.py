@@ -1,13 +1,16 @@
-"""What was measured at load, of sizes that have not been run since.
+"""What was measured at load or in another time, of sizes that have not been run since.
 
 A profile is made alone on the machine: later an executor shares it with others, with callers and
 with the event loop, and everything takes longer. Sizes that are run show by how much. Were the
 others left as they were measured they would look cheap beside them, and be taken for it.
+
+The same holds of sizes that were run long ago. They do not follow each change of the others either:
+loads waver, what is run corrects itself with every run, and what is not would be carried off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +26,14 @@ _DOUBT = 0.1
 
 
 class Profiled:
-    """Seconds by size as measured at load. `untried`: sizes that were not run since."""
+    """Seconds by size, all of one time. `untried`: sizes that were not run since, by default all
+    of them."""
 
-    def __init__(self, seconds: Mapping[int, float]) -> None:
-        self.untried = set(seconds)
-        self._seconds = np.array(sorted(seconds.items()), float).reshape(-1, 2)
+    def __init__(
+        self, seconds: Mapping[int, float], untried: Collection[int] | None = None
+    ) -> None:
+        self.untried = set(seconds if untried is None else untried)
+        self._seconds = dict(seconds)
 
     def level(self, sizes: Numbers, means: Numbers, weights: Numbers) -> Numbers:
         """`means` by `sizes` (ascending), where those of untried sizes are the profile's, as much
@@ -35,14 +41,42 @@ class Profiled:
         untried = np.array([size in self.untried for size in sizes.tolist()])
         if not untried.any():
             return means
-        speaks = ~untried & (sizes <= self._seconds[-1, 0])
+        then = np.array([self._seconds[int(size)] for size in sizes[untried].tolist()])
+        out = means.copy()
+        out[untried] = then * self._factors(sizes, means, weights, untried)
+        return out
+
+    def date(
+        self, sizes: Numbers, means: Numbers, weights: Numbers, lately: Collection[int]
+    ) -> None:
+        """Counts the sizes that were not run `lately` among the untried ones.
+
+        What they took is put in terms of the time in which the others were measured.
+        """
+        if not self._seconds:
+            self._seconds = dict(zip(map(int, sizes.tolist()), means.tolist(), strict=True))
+        run = [size not in self.untried for size in sizes.tolist()]
+        dated = np.array([a and s not in lately for a, s in zip(run, sizes.tolist(), strict=True)])
+        if not dated.any():
+            return
+        since = means[dated] / self._factors(sizes, means, weights, dated)
+        for size, seconds in zip(sizes[dated].tolist(), since.tolist(), strict=True):
+            self._seconds[int(size)] = seconds
+            self.untried.add(int(size))
+
+    def _factors(
+        self, sizes: Numbers, means: Numbers, weights: Numbers, wanted: npt.NDArray[np.bool_]
+    ) -> Numbers:
+        """How much slower the `wanted` sizes are taken to be than they were, by what is run."""
+        known = np.array(sorted(self._seconds.items()), float)
+        untried = np.array([size in self.untried for size in sizes.tolist()])
+        speaks = ~untried & ~wanted & (sizes <= known[-1, 0])
         if not speaks.any():
-            return means
-        expected = np.interp(sizes[speaks], self._seconds[:, 0], self._seconds[:, 1])
+            return np.ones(int(wanted.sum()))
+        expected = np.interp(sizes[speaks], known[:, 0], known[:, 1])
         ratios, logs = np.log(means[speaks] / expected), np.log(sizes)
-        near = np.exp(-(((logs[speaks] - logs[untried, None]) / _REACH) ** 2) / 2)
+        near = np.exp(-(((logs[speaks] - logs[wanted, None]) / _REACH) ** 2) / 2)
         kernel = weights[speaks] * near
         level = kernel @ ratios / (kernel.sum(1) + _PRIOR)
-        out = means.copy()
-        out[untried] *= np.exp(level - np.clip(level, -_DOUBT, _DOUBT))
-        return out
+        factors: Numbers = np.exp(level - np.clip(level, -_DOUBT, _DOUBT))
+        return factors

@@ -128,6 +128,7 @@ class Scheduler:
         self.state.restore(executor)
 
     def _learn(self, batch: Batch, seconds: float, now: float) -> None:
+        self.state.cost.overhead.observe(batch.rows, now - batch.started - seconds)
         table = self._table(batch)
         table.observe(batch.rows, seconds, batch.cold)
         if table.known:
