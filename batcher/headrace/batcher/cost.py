@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from headrace.batcher import curve
+from headrace.batcher.overhead import Overhead, moved
 from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
 
@@ -35,7 +36,8 @@ _FORGOTTEN = 4
 # Of the decisions in which another size could be tried, one in so many is for it; until so many
 # runs have told what it takes.
 _TRIAL_EVERY, _TOLD = 8, 3
-# A size that was not among so many runs is of another time. One that was not run for so long, or
+# A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
+# time. One that was not run for so long, or
 # not since the profile, says no more of others than so many runs.
 _DATED, _HEARSAY = 512, 0.25
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
@@ -44,26 +46,6 @@ _AT_FIRST, _STRIDE = 8, 2
 _MISLED = 1.25
 # By so much the level of a borrowed table must be off to be worth a new one at once.
 _TELLING = 0.02
-# What is taken of each batch's overhead into the average, what it may be at first, and up to how
-# many rows all of it is taken to be the batch's own.
-_OVERHEAD_GAIN, _LEAST_OVERHEAD, _FEW_ROWS = 0.02, 1e-4, 8
-
-
-class Overhead:
-    """What a batch costs besides its run, whatever its size: from dispatch until the run begins,
-    and from its end until that is known. `seconds`: an average.
-
-    Of larger batches only a part counts: in the meantime the event loop tells as many callers. Were
-    all of it counted, batches would grow because they are large.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def observe(self, rows: int, seconds: float) -> None:
-        alike = max(0.0, seconds) * min(1.0, _FEW_ROWS / rows)
-        most = _CLIP * self.seconds + _LEAST_OVERHEAD
-        self.seconds += _OVERHEAD_GAIN * (min(alike, most) - self.seconds)
 
 
 class CostTable:
@@ -114,9 +96,10 @@ class CostTable:
     @property
     def plan(self) -> SizePlan | None:
         """The sizes to want by these costs; None before anything was seen."""
-        if self._plan is None and self._table:
-            self._plan = SizePlan(self._table, self._overhead.seconds)
-        return self._plan
+        plan, overhead = self._plan, self._overhead.seconds
+        if self._table and (plan is None or moved(plan.overhead, overhead)):
+            plan = self._plan = SizePlan(self._table, overhead)
+        return plan
 
     @property
     def guard(self) -> float:
@@ -215,18 +198,21 @@ class CostTable:
         if own > 1 and self._borrowed:
             if ratio < _MISLED:
                 self._trusted = 0
-                self._profiled = Profiled(self._mean, self._borrowed)
+                if not self._profiled.untried:
+                    self._profiled = Profiled(self._mean, self._borrowed)
             else:
                 for size in self._borrowed:
                     del self._mean[size], self._count[size]
             self._borrowed.clear()
             self._stale = 2048
-        elif self._borrowed:
+        elif self._borrowed and self.observations <= _FEW:
             level = ratio ** (1 / self.observations)
             for size in self._borrowed:
                 self._mean[size] *= level
             if abs(level - 1) > _TELLING:
                 self._stale = 2048
+        elif self._borrowed and not self._profiled.untried:
+            self._profiled = Profiled(self._mean, self._borrowed)
         if 0 < self._trusted < _STRIDE * rows:
             self._trusted = _STRIDE * rows
             self._stale = 2048

@@ -6,7 +6,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from headrace.batcher.cost import CostTable, Overhead
+from headrace.batcher.cost import CostTable
+from headrace.batcher.overhead import Overhead
 
 # Cost grows a little slower than the number of elements, where nothing else is known.
 _ELEMENTS_EXPONENT = 0.8

@@ -145,7 +145,7 @@ def _played_out(ahead: _Ahead, rows: int) -> Size | None:
         rows = min(rows, len(slacks) - skipped)
     if not rows:
         return None
-    free = [*ahead.free, seconds[rows]]
+    free = [*ahead.free, seconds[rows] + ahead.plan.overhead]
     later = lost = 0
     for taken, missed in _batches(ahead, slacks[skipped + rows :], free):
         later += taken
@@ -184,6 +184,6 @@ def _batches(ahead: _Ahead, waiting: list[float], free: list[float]) -> Iterator
             size = min(size, fits)
         yield size, start - at
         at = start + size
-        free[free.index(now)] = now + seconds[size]
+        free[free.index(now)] = now + seconds[size] + plan.overhead
     here = min(len(rows), len(waiting) + int(rate * min(free) + _HALF))
     yield 0, max(0, bisect_left(rows, min(free) + seconds[1], at, max(at, here)) - at)

@@ -134,6 +134,7 @@ def _help(state: State, key: Hashable, queue: Queue, helper: str, now: float) ->
         return 1
     for rows in range(min(queue.rows, theirs.largest), 0, -1):
         taken = theirs.seconds(rows)
-        if taken <= slack and taken <= free + ours.serial(queue.rows - rows) / len(fast):
+        ended = taken + theirs.plan.overhead
+        if taken <= slack and ended <= free + ours.serial(queue.rows - rows) / len(fast):
             return rows
     return 0

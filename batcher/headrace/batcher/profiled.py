@@ -59,10 +59,10 @@ class Profiled:
         dated = np.array([a and s not in lately for a, s in zip(run, sizes.tolist(), strict=True)])
         if not dated.any():
             return
-        since = means[dated] / self._factors(sizes, means, weights, dated)
-        for size, seconds in zip(sizes[dated].tolist(), since.tolist(), strict=True):
-            self._seconds[int(size)] = seconds
-            self.untried.add(int(size))
+        new = dated | [size not in self._seconds for size in sizes.tolist()]
+        then = means[new] / self._factors(sizes, means, weights, new)
+        self._seconds.update(zip(map(int, sizes[new].tolist()), then.tolist(), strict=True))
+        self.untried.update(map(int, sizes[dated].tolist()))
 
     def _factors(
         self, sizes: Numbers, means: Numbers, weights: Numbers, wanted: npt.NDArray[np.bool_]
@@ -70,7 +70,7 @@ class Profiled:
         """How much slower the `wanted` sizes are taken to be than they were, by what is run."""
         known = np.array(sorted(self._seconds.items()), float)
         untried = np.array([size in self.untried for size in sizes.tolist()])
-        speaks = ~untried & ~wanted & (sizes <= known[-1, 0])
+        speaks = ~untried & ~wanted & (sizes >= known[0, 0]) & (sizes <= known[-1, 0])
         if not speaks.any():
             return np.ones(int(wanted.sum()))
         expected = np.interp(sizes[speaks], known[:, 0], known[:, 1])

@@ -36,8 +36,10 @@ class SizePlan:
 
     def __init__(self, seconds: Sequence[float], overhead: float = 0.0) -> None:
         """`seconds[n]` is the time of a batch of n rows, n up to the largest allowed; its executor
-        is busy with it for `overhead` longer. Deadlines are compared with `seconds` alone."""
+        is busy with it for `overhead` longer. A batch's own deadlines are compared with `seconds`
+        alone."""
         self.seconds = seconds
+        self.overhead = overhead
         self.largest = len(seconds) - 1
         self._times = times = np.array(seconds[1:]) + overhead
         # Worked out as far as they are asked for: most queues are short, and costs change often.
@@ -131,7 +133,7 @@ class SizePlan:
     def overloaded(self, rate: float, patience: float, executors: int) -> bool:
         """Whether no steady state serves `rate` rows a second within `patience` seconds."""
         allowed = max(1, self.within(patience / (1 + 1 / executors), self.largest))
-        return executors * allowed / self.seconds[allowed] < rate
+        return executors * allowed / (self.seconds[allowed] + self.overhead) < rate
 
     def serial(self, rows: int) -> float:
         """The shortest time, in seconds, in which one executor can run `rows` rows."""
