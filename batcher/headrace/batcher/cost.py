@@ -37,8 +37,8 @@ _FORGOTTEN = 4
 # runs have told what it takes.
 _TRIAL_EVERY, _TOLD = 8, 3
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
-# time. One that was not run for so long, or
-# not since the profile, says no more of others than so many runs.
+# time. One that was not run for so long, or not since the profile, says no more of others than so
+# many runs.
 _DATED, _HEARSAY = 512, 0.25
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
 # largest that was run, until a second size takes no longer than so many times what was expected.
