@@ -127,6 +127,17 @@ def test_what_was_borrowed_is_forgotten_once_it_has_misled() -> None:
     assert table.sizes == [1, 2]
 
 
+def test_it_is_forgotten_too_where_one_size_was_run_for_long_before() -> None:
+    table = borrowing()
+    for _ in range(40):
+        table.observe(1, 0.5)
+    table.observe(2, 1.0)
+    assert table.sizes == [1, 2]
+    for _ in range(1200):  # long enough for all else to be of another time
+        table.observe(1, 0.5)
+    assert table.seconds(2) == pytest.approx(1.0, rel=0.05)
+
+
 def test_after_that_a_gain_is_found_step_by_step() -> None:
     table = borrowing()
     table.observe(1, 0.5)

@@ -27,7 +27,6 @@ _COLD, _THAWED = 4, 0.75
 # Everything has become slower or faster when the recent runs, taken together, are off by a seventh,
 # and by more than that many runs are off by chance where runs are usually off by so much.
 _STEADY, _CHANCE = 0.14, 1.0
-_CLIP_DRIFT = 2.0
 # Or when so many in a row are all off to the same side, by a tenth and more than runs usually are.
 _IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
 _SLOWEST_GAIN = 0.08
@@ -203,6 +202,7 @@ class CostTable:
             else:
                 for size in self._borrowed:
                     del self._mean[size], self._count[size]
+                self._profiled = Profiled({})
             self._borrowed.clear()
             self._stale = 2048
         elif self._borrowed and self.observations <= _FEW:
@@ -218,7 +218,7 @@ class CostTable:
             self._stale = 2048
 
     def _follow_drift(self, ratio: float) -> None:
-        ratio = min(_CLIP_DRIFT, ratio)
+        ratio = min(_CLIP, ratio)
         self._drift += 0.1 * (ratio - self._drift)
         self._ratios.append(ratio)
         if self.observations <= 20:

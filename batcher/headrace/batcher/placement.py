@@ -132,9 +132,9 @@ def _help(state: State, key: Hashable, queue: Queue, helper: str, now: float) ->
     slack = (queue.head.deadline - now) / (1 + 2 * theirs.spread)
     if free + ours.seconds[1] > slack >= theirs.seconds(1):
         return 1
+    overhead = theirs.plan.overhead
     for rows in range(min(queue.rows, theirs.largest), 0, -1):
         taken = theirs.seconds(rows)
-        ended = taken + theirs.plan.overhead
-        if taken <= slack and ended <= free + ours.serial(queue.rows - rows) / len(fast):
+        if taken <= slack and taken + overhead <= free + ours.serial(queue.rows - rows) / len(fast):
             return rows
     return 0
