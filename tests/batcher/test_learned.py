@@ -273,6 +273,29 @@ def test_small_batches_that_were_only_slow_at_first_are_found_out() -> None:
     assert {batch.rows for batch in ran[-20:]} == {1}
 
 
+def test_half_the_size_that_was_only_slow_in_a_bad_moment_is_found_out() -> None:
+    """Neither the smallest size nor a larger one would tell."""
+
+    def tiled(n: int) -> float:
+        return 0.002 + 0.001 * n if n <= 8 else 0.0014 * n
+
+    sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=16))
+    table = sched.state.cost.table("cpu", "k", 0.0)
+    for n in (1, 2, 4, 8, 16):
+        for _ in range(2):
+            table.observe(n, tiled(n) * (1 if n in (1, 16) else 2))
+    ran, now = [], 0.0
+    for _ in range(300):
+        submit(sched, 32 - sched.state.queued_requests, now)
+        (batch,) = batches(sched, now)
+        ran.append(batch)
+        now += tiled(batch.rows)
+        sched.complete("e0", tiled(batch.rows), now=now)
+    assert ran[0].rows > 8
+    assert any(batch.reason is Reason.TRIAL and batch.rows in (7, 8) for batch in ran)
+    assert {batch.rows for batch in ran[-20:]} == {8}
+
+
 def test_a_size_that_no_batch_can_have_is_not_tried_for_ever() -> None:
     """Requests of four rows: a batch of one row is never made, whatever is asked for."""
 
@@ -292,11 +315,11 @@ def test_a_size_that_no_batch_can_have_is_not_tried_for_ever() -> None:
     assert tried == [batch.rows for batch in ran[:150] if batch.reason is Reason.TRIAL]
 
 
-@pytest.mark.parametrize(("patience", "tried"), [(0.140, {1}), (0.090, set())])
+@pytest.mark.parametrize(("patience", "tried"), [(0.140, {1, 2}), (0.090, set())])
 def test_a_smaller_size_is_tried_only_if_the_rest_is_in_time(
     patience: float, tried: set[int]
 ) -> None:
-    """Four rows are expected to take 60 ms; one, and then three, 50 and 58."""
+    """Four rows are expected to take 60 ms; one, and then three, 50 and 58; twice two 55."""
     sched, ran = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=8)), []
     table = sched.state.cost.table("cpu", "k", 0.0)
     for n, seconds in ((1, 0.05), (2, 0.055), (4, 0.06), (8, 0.3)):

@@ -29,7 +29,7 @@ _COLD, _THAWED = 4, 0.75
 _STEADY, _CHANCE = 0.14, 1.0
 # Or when so many in a row are all off to the same side, by a tenth and more than runs usually are.
 _IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
-_SLOWEST_GAIN = 0.08
+_SLOWEST_GAIN = 0.04
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN = 4
 # Of the decisions in which another size could be tried, one in so many is for it; until so many
@@ -38,7 +38,7 @@ _TRIAL_EVERY, _TOLD = 8, 3
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
 # time. One that was not run for so long, or not since the profile, says no more of others than so
 # many runs.
-_DATED, _HEARSAY = 512, 0.25
+_DATED, _HEARSAY = 1024, 0.25
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
 # largest that was run, until a second size takes no longer than so many times what was expected.
 _AT_FIRST, _STRIDE = 8, 2

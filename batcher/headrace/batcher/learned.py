@@ -12,8 +12,8 @@ Theory of operation, in the order in which a decision is made:
 4. A batch too slow for its head's deadline is made smaller, but not below the size that the load
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
-5. Where no gain is expected of a larger batch but none was ever run, twice the size is tried now
-   and then; and the smallest, if few runs have told of it.
+5. Where no gain is expected of a larger batch but few runs have told of one, twice the size is
+   tried now and then; and so are the smallest and half the size, if few have told of those.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
 from headrace.batcher.waiting import wait_until
+
+# Where costs have decided the size, another may be tried: by costs that few runs have told of.
+_TRIED = (Reason.NO_GAIN, Reason.FULL)
 
 
 class Learned:
@@ -67,7 +70,7 @@ class Learned:
             return [Drop(request, Why.OVERTAKEN) for request in skip]
         if rows < wanted:
             reason = Reason.DEADLINE
-        elif reason is Reason.NO_GAIN and (trial := _trial(seen, rows, chosen.most, now)):
+        elif reason in _TRIED and (trial := _trial(seen, rows, chosen.most, now)):
             rows, reason = trial, Reason.TRIAL
         return (Dispatch(close(state, key, executor, rows, reason, now)),)
 
@@ -168,15 +171,18 @@ def _trial(seen: Group, rows: int, most: int, now: float) -> int:
 def _untold(seen: Group, rows: int, most: int, now: float) -> int:
     """A size that few runs have told of, by which nobody is late who would be in time by `rows`.
 
-    Twice the size, for those who would wait anyway; or the smallest there can be, before the rest:
-    the first runs of a shape can be so slow that all of its later, larger batches look better.
+    Twice the size, for those who would wait anyway; or, before the rest, the smallest there can be
+    or half the size: the first runs of a shape can be so slow that all of its later, larger batches
+    look better, and so can any size's in a bad moment.
     """
-    queue, table, double, least = seen.queue, seen.table, 2 * rows, seen.queue.head.rows
+    queue, table, least = seen.queue, seen.table, seen.queue.head.rows
+    double, half = 2 * rows, (rows + 1) // 2
     untold: list[tuple[int, float]] = []  # and until the last of those concerned is answered
     if double <= min(queue.rows, most, seen.plan.largest) and not table.told(double, 2.0):
         untold.append((double, table.seconds(double)))
-    if least < rows and not table.told(least, 1.25):
-        untold.append((least, table.seconds(least) + table.seconds(rows - least)))
+    for fewer in (least, half):
+        if least <= fewer < rows and not table.told(fewer, 1.25):
+            untold.append((fewer, table.seconds(fewer) + table.seconds(rows - fewer)))
     for size, taken in untold:
         if taken * table.guard <= _slack(seen, max(size, rows), now):
             return size
