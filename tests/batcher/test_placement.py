@@ -157,6 +157,31 @@ def test_a_crowd_is_not_left_to_the_wide_team_by_hearsay() -> None:
     assert used[-20:].count("w0") == 0
 
 
+@pytest.mark.parametrize("really", [1.6, 3.0])
+def test_a_crowd_is_left_to_the_wide_team_by_what_it_was_seen_to_take(really: float) -> None:
+    """By its profile, made with all cores to itself, the wide team is the better one: it has one
+    in so many of the crowds until its runs have told, and then all of them or none."""
+    kinds = {"n0": "cpu", "n1": "cpu", "w0": "cpux2"}
+    costs: dict[str, Cost] = {"cpu": lambda n: 4.1 * n, "cpux2": lambda n: really * n}
+    sched = scheduler(kinds, {"cpu": costs["cpu"]}, {"n0": 0, "n1": 0, "w0": 1})
+    wide = sched.state.cost.table("cpux2", "k", 0.0)
+    wide.profile((n, 1.6 * n) for n in (1, 2, 4, 8, 16) for _ in range(2))
+    first, now = [], 0.0
+    for _ in range(100):
+        submit(sched, 8, now)
+        begun = batches(sched, now)
+        first.append(begun[0].executor)
+        while begun:
+            for batch in begun:
+                now += costs[kinds[batch.executor]](batch.rows)
+                sched.complete(batch.executor, costs[kinds[batch.executor]](batch.rows), now=now)
+            begun = batches(sched, now)
+        now += 1000.0
+    assert "w0" not in first[:7]
+    assert first[:32].count("w0") >= 3
+    assert first[-20:].count("w0") == (20 if really == 1.6 else 0)
+
+
 def test_a_fast_executor_comes_first() -> None:
     sched = fast_and_slow()
     submit(sched, 1, 0.0)

@@ -180,9 +180,11 @@ def _untold(seen: Group, rows: int, most: int, now: float) -> int:
     untold: list[tuple[int, float]] = []  # and until the last of those concerned is answered
     if double <= min(queue.rows, most, seen.plan.largest) and not table.told(double, 2.0):
         untold.append((double, table.seconds(double)))
-    for fewer in (least, half):
-        if least <= fewer < rows and not table.told(fewer, 1.25):
-            untold.append((fewer, table.seconds(fewer) + table.seconds(rows - fewer)))
+    untold += [
+        (fewer, table.seconds(fewer) + table.seconds(rows - fewer))
+        for fewer in (least, half)
+        if least <= fewer < rows and not table.told(fewer, 1.25)
+    ]
     for size, taken in untold:
         if taken * table.guard <= _slack(seen, max(size, rows), now):
             return size

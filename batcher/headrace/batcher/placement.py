@@ -34,8 +34,9 @@ _FIRST = 3
 _TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 2048
 # What was measured at load is put to the test so many runs later than a change of mind.
 _MEASURED = 192
-# Of a crowd that another team serves, the main one has as many, to be known.
-_KNOWN_EVERY = 512
+# Of a crowd that another team serves, the main one has as many, to be known. What that team takes
+# for the size that suits it, sizes up to so many times as large tell, or up to the whole crowd.
+_KNOWN_EVERY, _NEAR = 512, 2.0
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
@@ -85,7 +86,10 @@ def _other_team(state: State, key: Hashable, queue: Queue, now: float) -> Place 
         better = _shared_waiting(theirs.plan, expected, len(state.peers[executor])) < (
             margin * _shared_waiting(ours.plan, expected, len(state.executors))
         )
-        better = _on_trial(ours, theirs, better) if alone else better and _known(ours, theirs)
+        if alone:
+            better = _on_trial(ours, theirs, better)
+        elif better:
+            better = _taken_over(ours, theirs, expected / len(state.peers[executor]))
         if better:
             return Place(executor, state.limits.max_batch_rows)
     return None
@@ -108,11 +112,19 @@ def _is_trial(runs: int, most: int) -> bool:
     return runs >= _FIRST_TRIAL and runs % min(most, 1 << runs.bit_length() - 1) < _TRIALS
 
 
-def _known(ours: CostTable, theirs: CostTable) -> bool:
-    """Whether a crowd may be left to the other team: not while ours is known by hearsay alone, nor
-    in its turn to be known again."""
-    runs = ours.observations + theirs.observations
-    return ours.observations >= _FIRST and not _is_trial(runs, _KNOWN_EVERY)
+def _taken_over(ours: CostTable, theirs: CostTable, rows: float) -> bool:
+    """Whether the other team takes a crowd, of which `rows` are each of its executors', that it
+    should take by its costs.
+
+    Not while ours is known by hearsay alone, nor in its turn to be known again; and where theirs is
+    known by hearsay, only now and then, to be known: a profile has all cores to itself.
+    """
+    if ours.observations < _FIRST or theirs.plan is None:
+        return False
+    size = theirs.plan.best(rows, theirs.largest)
+    if not theirs.told(size, max(_NEAR, rows / size)):
+        return theirs.hesitate()
+    return not _is_trial(ours.observations + theirs.observations, _KNOWN_EVERY)
 
 
 def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:
