@@ -284,13 +284,7 @@ def test_half_the_size_that_was_only_slow_in_a_bad_moment_is_found_out() -> None
     for n in (1, 2, 4, 8, 16):
         for _ in range(2):
             table.observe(n, tiled(n) * (1 if n in (1, 16) else 2))
-    ran, now = [], 0.0
-    for _ in range(300):
-        submit(sched, 32 - sched.state.queued_requests, now)
-        (batch,) = batches(sched, now)
-        ran.append(batch)
-        now += tiled(batch.rows)
-        sched.complete("e0", tiled(batch.rows), now=now)
+    ran = run_alone(sched, tiled, 300)
     assert ran[0].rows > 8
     assert any(batch.reason is Reason.TRIAL and batch.rows in (7, 8) for batch in ran)
     assert {batch.rows for batch in ran[-20:]} == {8}

@@ -176,6 +176,8 @@ def _untold(seen: Group, rows: int, most: int, now: float) -> int:
     look better, and so can any size's in a bad moment.
     """
     queue, table, least = seen.queue, seen.table, seen.queue.head.rows
+    if queue.rows == 1:  # most requests where callers are few: there is nothing else to run
+        return 0
     double, half = 2 * rows, (rows + 1) // 2
     untold: list[tuple[int, float]] = []  # and until the last of those concerned is answered
     if double <= min(queue.rows, most, seen.plan.largest) and not table.told(double, 2.0):
