@@ -43,7 +43,7 @@ class Rule(Protocol):
         """The requests from `first` up to but without `last` have come."""
 
     def complete(self, executor: int, seconds: float) -> None:
-        """`executor` is idle again; its run took `seconds`."""
+        """`executor` is idle again; its run, without what comes beside it, took `seconds`."""
 
     def decide(self) -> float:
         """Starts and drops what it will. Returns when to ask again, whatever happens before."""
@@ -91,7 +91,7 @@ class Simulation:
         given = self.trace
         table = given.tables[given.shapes[requests[0]]]
         seconds = table[len(requests)] * given.noise[len(self.batches) % len(given.noise)]
-        end = self.now + seconds
+        end = self.now + seconds + given.overhead
         finish = self.finish
         for request in requests:
             if finish[request] == finish[request]:

@@ -14,6 +14,7 @@ from headrace.batcher.request import Dispatch, Request, WakeAt
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Limits
 from simulation.engine import Simulation
+from simulation.workloads import Profile
 
 # The bytes of a row that costs 1: all that the policy is told of a shape it has never seen.
 _ROW_BYTES = 1000
@@ -165,16 +166,18 @@ class PolicyRule:
 
     def _profile(self) -> None:
         given, state = self._simulation.trace, self._scheduler.state
+        profile = given.profile or Profile(given.tables[0])
         runs: list[tuple[int, float]] = []
         for size in sizes_to_profile(state.limits.max_batch_rows):
             for _ in range(_PROFILE_RUNS):
                 # Throws of its own, from the end: those of the simulation start from the front.
-                runs.append((size, given.tables[0][size] * given.noise[-1 - len(runs)]))
+                runs.append((size, profile.table[size] * given.noise[-1 - len(runs)]))
         spent = itertools.accumulate((seconds for _, seconds in runs), initial=0.0)
         within = [
             run for run, before in zip(runs, spent, strict=False) if before <= _PROFILE_BUDGET
         ]
-        state.cost.table("device", 0, float(self._bytes[0])).profile(within)
+        key = 0 if profile.share == 1 else "profiled"
+        state.cost.table("device", key, profile.share * self._bytes[0]).profile(within)
 
     def arrive(self, first: int, last: int) -> None:
         simulation = self._simulation
@@ -191,7 +194,7 @@ class PolicyRule:
                 simulation.lose(payload)
 
     def complete(self, executor: int, seconds: float) -> None:
-        self._scheduler.complete(str(executor), seconds)
+        self._scheduler.complete(str(executor), seconds, now=self._simulation.now)
 
     def decide(self) -> float:
         simulation, wake = self._simulation, math.inf

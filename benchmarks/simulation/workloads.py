@@ -6,6 +6,7 @@ All times are seconds, all rates are rows a second.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -123,11 +124,22 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """What is run when a model is loaded: its seconds by rows, and the bytes of a row as a share of
+    those of the first shape, where it is another shape."""
+
+    table: Sequence[float]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
 class Trace:
     """The dice of a workload, thrown before: every rule meets the same ones.
 
     arrivals: when each request comes, empty in closed loop, where `pauses` are used in turn.
     noise: the factor on the time of each run, in the order of dispatch.
+    profile: what is known before the first request, None for `tables[0]`.
+    overhead: seconds beside each run for which its executor is busy too.
     """
 
     tables: list[list[float]]
@@ -135,6 +147,8 @@ class Trace:
     arrivals: list[float]
     pauses: list[float]
     noise: list[float]
+    profile: Profile | None = None
+    overhead: float = 0.0
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from simulation.engine import Rule, Simulation
 from simulation.report import BEGIN, END, geometric_mean, markdown, verdicts, write
 from simulation.rules import FixedRule, Knobs, PolicyRule, TritonRule
 from simulation.sections import SECTIONS, Row
+from simulation.shared import MODELS, shared_cores
 from simulation.tuning import QUICK, RuleOf, run, sustained, tune
-from simulation.workloads import TABLES, Trace, Workload, trace
+from simulation.workloads import TABLES, Profile, Trace, Workload, trace
 
 
 def by_hand(arrivals: list[float], shapes: list[int] | None = None) -> Trace:
@@ -129,6 +131,42 @@ def test_the_load_is_what_it_says(arrivals: str) -> None:
 def test_numbers_are_reproducible() -> None:
     workload = Workload("GPU tiles", 1, "on-off", shapes=4, requests=500)
     assert run(workload, PolicyRule()) == run(workload, PolicyRule())
+
+
+def test_an_executor_is_busy_beside_its_run() -> None:
+    given = replace(by_hand([0.0, 0.1]), overhead=0.25)
+    assert batches(FixedRule(Knobs(1)), given)[1] == [1.25, 2.5]
+
+
+def test_the_policy_knows_what_was_profiled_and_learns_the_rest() -> None:
+    """Of a model whose batches cost nothing more at load, and each row its own beside callers."""
+    given = replace(by_hand([0.0] * 60), noise=[1.0] * 99)
+    given = replace(given, profile=Profile([0.0, 1.0, 1.0, 1.0], share=0.5))
+    workload = Workload("GPU CNN", 1, requests=60, deadline=math.inf)
+    simulation = Simulation(workload, PolicyRule(max_batch=3), given)
+    simulation.run()
+    assert len(simulation.batches[1]) == 3  # as the profile has it: the first came alone
+    slow = replace(given, tables=[[0.0, 1.0, 2.4, 3.9]])
+    simulation = Simulation(workload, PolicyRule(max_batch=3), slow)
+    simulation.run()
+    assert len(simulation.batches[-1]) == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_runs_take_on_shared_cores_is_noisy_about_its_table(model: str) -> None:
+    noise = shared_cores(model, 8).trace.noise
+    assert statistics.mean(noise) == pytest.approx(1)
+    assert statistics.median(noise) < 1  # skewed
+    assert max(noise) > 3
+    assert shared_cores(model, 32).trace.noise == noise
+
+
+def test_a_crowd_on_shared_cores_is_served_nearly_as_well_as_by_the_best_size() -> None:
+    workload = replace(shared_cores("convolution", 32), requests=3000)
+    fixed = Simulation(workload, FixedRule(Knobs(8)), workload.trace).run()
+    ours = Simulation(workload, PolicyRule(), workload.trace).run()
+    assert ours.lost == 0
+    assert ours.throughput > 0.93 * fixed.throughput
 
 
 def test_the_sustained_load_is_the_last_that_holds() -> None:
