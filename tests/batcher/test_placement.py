@@ -110,6 +110,36 @@ def test_what_was_learned_in_a_bad_moment_is_unlearned() -> None:
     assert used[-128:].count("w0") >= 120
 
 
+def lone(sched: Scheduler, runs: int, seconds: dict[str, float]) -> list[str]:
+    """The executors of as many lone requests as `runs`, each taking the executor's `seconds`."""
+    used, now = [], 0.0
+    for _ in range(runs):
+        submit(sched, 1, now)
+        (action,) = sched.step(now)
+        if isinstance(action, WakeAt):  # for a second caller, who does not come
+            now = action.time
+            (action,) = sched.step(now)
+        assert isinstance(action, Dispatch)
+        executor = action.batch.executor
+        used.append(executor)
+        now += seconds[executor]
+        sched.complete(executor, seconds[executor])
+    return used
+
+
+def test_the_team_that_is_worse_for_lone_requests_costs_them_little() -> None:
+    used = lone(narrow_and_wide(), 2000, {"n0": 4.1, "w0": 2.8})
+    assert used[:400].count("n0") == 0
+    assert 4 <= used.count("n0") <= 16
+
+
+def test_a_main_team_that_was_measured_in_a_bad_moment_is_found_out() -> None:
+    """It takes half of what was measured, and few runs may tell of it."""
+    used = lone(narrow_and_wide(), 2000, {"n0": 2.1, "w0": 2.8})
+    assert used[0] == "w0"
+    assert used[-512:].count("n0") >= 480
+
+
 def test_a_cold_first_run_of_a_shape_decides_nothing() -> None:
     """Costs are borrowed from a shape at which every core is of no use, and the first run of a
     shape takes ten times as long on either team."""

@@ -28,19 +28,41 @@ from headrace.batcher.state import State
 _CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
 # Each team's first runs of lone requests come first.
 _FIRST = 3
-# Then the other team has so many in a row, enough to become warm: 64 runs after lone requests went
-# to another team than before, after twice as many, and so on up to every so many. What was learned
-# in a bad moment is soon unlearned so, and what has stood for long is hardly ever put to the test.
-_TRIALS, _FIRST_TRIAL, _TRIAL_EVERY = 16, 64, 2048
 # What was measured at load is put to the test so many runs later than a change of mind.
 _MEASURED = 192
-# Of a crowd that another team serves, the main one has as many, to be known. What that team takes
-# for the size that suits it, sizes up to so many times as large tell, or up to the whole crowd.
-_KNOWN_EVERY, _NEAR = 512, 2.0
+# What another team takes for the size that suits a crowd, sizes up to so many times as large tell,
+# or up to the whole crowd.
+_NEAR = 2.0
 # Below so many others a request is as good as alone.
 _ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
 _LONG = 64.0
+
+
+class Trials(NamedTuple):
+    """When a team that is thought worse runs all the same: `runs` in a row, `first` runs after it
+    was thought so, after twice as many, and so on up to every `most`.
+
+    What was learned in a bad moment is soon unlearned so, and what has stood for long is hardly
+    ever put to the test.
+    """
+
+    first: int
+    most: int
+    runs: int
+
+    def due(self, since: int) -> bool:
+        """Whether one is to run, `since` runs later."""
+        if since < self.first:
+            return False
+        return since % min(self.most, 1 << since.bit_length() - 1) < self.runs
+
+
+# Of lone requests. The many threads of another team fall asleep, and so many runs wake them. The
+# main one is told by few, but those put the other to sleep: they must be a small part of all.
+_OTHER, _MAIN = Trials(64, 2048, 16), Trials(256, 2048, 4)
+# Of a crowd that another team serves, for the main one to be known.
+_CROWD = Trials(64, 512, 16)
 
 
 class Place(NamedTuple):
@@ -104,12 +126,8 @@ def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
     if better is not ours.outdone:
         ours.outdone_at = runs + (_MEASURED if ours.outdone is None else 0)
         ours.outdone = better
-    return better is not _is_trial(runs - ours.outdone_at, _TRIAL_EVERY)
-
-
-def _is_trial(runs: int, most: int) -> bool:
-    """Whether one is due after so many `runs`, where at `most` so many lie between two."""
-    return runs >= _FIRST_TRIAL and runs % min(most, 1 << runs.bit_length() - 1) < _TRIALS
+    trials = _MAIN if better else _OTHER
+    return better is not trials.due(runs - ours.outdone_at)
 
 
 def _taken_over(ours: CostTable, theirs: CostTable, rows: float) -> bool:
@@ -124,7 +142,7 @@ def _taken_over(ours: CostTable, theirs: CostTable, rows: float) -> bool:
     size = theirs.plan.best(rows, theirs.largest)
     if not theirs.told(size, max(_NEAR, rows / size)):
         return theirs.hesitate()
-    return not _is_trial(ours.observations + theirs.observations, _KNOWN_EVERY)
+    return not _CROWD.due(ours.observations + theirs.observations)
 
 
 def _shared_waiting(plan: SizePlan, rows: float, executors: int) -> float:
