@@ -6,7 +6,9 @@ heavy that all executors together do 64 rows a second by ONNX Runtime's own time
 
 Times are the client's, from the moment the burst begins: they hold its own work for 400 calls and
 whatever else the machine does, and are upper bounds of the server's. The client is the load
-generator's own, which takes little of the cores that it shares with the server.
+generator's own, which takes little of the cores that it shares with the server. After each burst
+the same is sent to a bare grpc.aio server that refuses every call unread (`refusing.py`): sooner
+nobody can know on that engine, with this client on these cores.
 """
 
 from __future__ import annotations
@@ -125,6 +127,18 @@ def server(rows_per_second: float, engine: str) -> Iterator[tuple[str, str]]:
             process.stdout.close()
 
 
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A bare server that refuses everything; gives its address."""
+    command = [sys.executable, str(Path(__file__).with_name("refusing.py"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
 async def burst(address: str, calls: int, deadline: float) -> list[tuple[str, float]]:
     """How each of `calls` calls ended, and after how many seconds from the burst's beginning."""
     inputs = {"x": np.ones((1, 1), np.float32)}
@@ -168,8 +182,11 @@ def figures(address: str) -> Counter[str]:
     return found
 
 
-def row(ends: list[tuple[str, float]], told: Counter[str]) -> list[str]:
-    """Of the table: how the calls of a burst ended, and what the server counted meanwhile."""
+def row(
+    ends: list[tuple[str, float]], told: Counter[str], bare: list[tuple[str, float]]
+) -> list[str]:
+    """Of the table: how the calls of a burst ended, what the server counted meanwhile, and how soon
+    those of a `bare` one knew."""
     count = Counter(end for end, _ in ends)
     known = sorted(1e3 * after for end, after in ends if end == "RESOURCE_EXHAUSTED")
     on_arrival = told[Why.TOO_LATE.value]  # the others were let in first, and told later
@@ -181,6 +198,7 @@ def row(ends: list[tuple[str, float]], told: Counter[str]) -> list[str]:
         str(len(later) + count["DEADLINE_EXCEEDED"]),
         str(told["wasted_rows"]),
         str(told["batches"]),
+        " / ".join(f"{1e3 * np.percentile([end for _, end in bare], q):.0f}" for q in (50, 100)),
     ]
 
 
@@ -193,14 +211,17 @@ def main() -> None:
     parser.add_argument("--rpc-engine", choices=("grpcio", "native"), default="grpcio")
     arguments = parser.parse_args()
     table = Table(
-        "answered", "refused", "p50 ms", "p99 ms", "max ms", "let go", "for nobody", "batches"
-    )
-    with server(arguments.rate, arguments.rpc_engine) as (address, http):
+        "answered", "refused", "p50 ms", "p99 ms", "max ms", "let go", "for nobody", "batches",
+        "bare p50 / max ms",
+    )  # fmt: skip
+    with server(arguments.rate, arguments.rpc_engine) as (address, http), refusing() as bare:
         for _ in range(arguments.repeats):
             before = figures(http)
             ends = asyncio.run(burst(address, arguments.calls, arguments.deadline))
             time.sleep(2 * arguments.deadline)  # what still runs is counted when it ends
-            table.add_row(*row(ends, figures(http) - before))
+            told = figures(http) - before
+            refused = asyncio.run(burst(bare, arguments.calls, arguments.deadline))
+            table.add_row(*row(ends, told, refused))
     console = Console()
     console.print(table)
     console.print(

@@ -28,12 +28,13 @@ def main() -> None:
     # These are the server's; all others are the model's.
     engine = given.settings.pop("rpc_engine", "auto")
     compiled = given.settings.pop("compiled", False)
+    fronts = given.settings.pop("front_processes", 0)
     lines = [f"{key} = {_toml(value)}" for key, value in given.settings.items()]
     (repository / given.name / "model.toml").write_text("\n".join(lines))
     grpc, http = given.ports
     command = [sys.executable, "-m", "headrace.server.cli", "serve", str(repository)]
     command += ["--host", given.host, "--grpc-port", grpc, "--http-port", http]
-    command += ["--rpc-engine", engine]
+    command += ["--rpc-engine", engine, "--front-processes", str(fronts)]
     command += ["--follow-links", "true"]
     environment = _compiled() if compiled else os.environ
     os.execve(sys.executable, [*command, "--log-level", "warning"], environment)
