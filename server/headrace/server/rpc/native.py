@@ -2,8 +2,8 @@
 
 Theory of operation. The front owns the port. It reads calls of ModelInfer itself; every other
 method (streams, control, health, reflection) it passes on, as it comes, to a grpc.aio server that
-listens on a socket file in a folder of this process's own. A thread waits for calls and gives all
-that have come to the event loop at once. A call has neither task nor coroutine: it is begun, and
+listens on a socket file in a folder of this process's own. All calls that have come are given to
+the event loop at once (`native_reader.py`). A call has neither task nor coroutine: it is begun, and
 finished when its promise tells of its end. So a burst takes one turn of the loop to begin, and a
 batch is answered in the turn in which it ends.
 
@@ -16,7 +16,6 @@ import asyncio
 import logging
 import shutil
 import tempfile
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -31,11 +30,10 @@ from headrace.server import errors
 from headrace.server.rpc.calls import CALLER, details_of, log_unexpected
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Unary
 from headrace.server.rpc.guard import shown_in
+from headrace.server.rpc.native_reader import Reader
 
 _log = logging.getLogger(__name__)
 
-# Calls handed over at once. Reading is cheap: more would only delay the first of them.
-_GROUP = 64
 # One thread reads and writes several hundred MB/s, far more calls than Python can answer.
 _IO_THREADS = 1
 _EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
@@ -67,7 +65,7 @@ class NativeServer:
         self._shared_port = shared_port
         self._front: Any = None
         self._folder = ""
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader: Any = None
         self._waiting: dict[int, Any] = {}
 
     def add_insecure_port(self, address: str) -> int:
@@ -94,14 +92,14 @@ class NativeServer:
         raise RuntimeError(f"the native engine has no TLS: {address}")
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._folder = tempfile.mkdtemp(prefix="headrace-")
         path = str(Path(self._folder, "grpc"))
         self._behind.add_insecure_port(f"unix:{path}")
         await self._behind.start()
         self._front.set_fallback(path)
         self._front.start()
-        threading.Thread(target=self._receive, name="grpc", daemon=True).start()
+        self._reader = Reader(self._front, self._arrived, self._waiting)
+        self._reader.start()
 
     async def stop(self, grace: float | None) -> None:
         """Ends what is still in flight after `grace` seconds."""
@@ -116,14 +114,6 @@ class NativeServer:
                 await asyncio.to_thread(self._front.close)
             if self._folder:
                 shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _receive(self) -> None:
-        assert self._loop is not None
-        while (events := self._front.recv_batch_details(_GROUP)) is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._arrived, events)
-            except RuntimeError:  # the loop is closed: nobody is left to answer
-                return
 
     def _arrived(self, events: Sequence[tuple[Any, ...]]) -> None:
         for kind, call, _, data, caller, details in events:
@@ -165,6 +155,8 @@ class NativeServer:
             self._fail(call, error)
         finally:  # the engine does not tell when it has written it
             self._inference.sent(begun)
+            if not self._waiting:
+                self._reader.all_answered()
 
     def _fail(self, call: int, error: Exception) -> None:
         log_unexpected(error)
