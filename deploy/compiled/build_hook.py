@@ -36,7 +36,7 @@ MODULES = {
         *("contract", "inference"),
         *("executors/layout", "executors/onnx", "executors/padding", "executors/payload"),
         *("models/lengths",),
-        *("rpc/codec", "rpc/limits", "rpc/native", "rpc/service", "rpc/wire"),
+        *("rpc/codec", "rpc/limits", "rpc/native", "rpc/native_reader", "rpc/service", "rpc/wire"),
         *("security/guard", "streams/sequences"),
         *("telemetry/calls", "telemetry/histogram", "telemetry/statistics", "telemetry/watch"),
     ),

@@ -219,3 +219,8 @@ def test_random_inputs_fit_the_model(
     assert found.name == datatype
     assert array.shape == expected
     messages.infer_request("m", inputs, InferOptions())
+
+
+def test_inputs_without_names_are_refused() -> None:
+    with pytest.raises(TypeError, match="inputs: expected arrays by input name, got ndarray"):
+        messages.infer_request("m", np.ones(3), InferOptions())  # type: ignore[arg-type]

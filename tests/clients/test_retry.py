@@ -1,11 +1,13 @@
 """The retry decision, without a clock, and the accounting of one call's attempts."""
 
+import math
+
 import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.client import InvalidInput, Overloaded, RetryPolicy, Unavailable
+from headrace.client import DeadlineExceeded, InvalidInput, Overloaded, RetryPolicy, Unavailable
 from headrace.client.errors import HeadraceError, error_of
 from headrace.client.retry import NO_RETRY, Attempts, next_wait
 
@@ -149,3 +151,22 @@ def test_attempts_without_deadline_end_with_the_policy() -> None:
         attempts.wait_after(Failed(grpc.StatusCode.INVALID_ARGUMENT))
     with pytest.raises(Overloaded):
         attempts.wait_after(Failed(grpc.StatusCode.RESOURCE_EXHAUSTED))
+
+
+@pytest.mark.parametrize("deadline", [math.inf, 1e12, None])
+def test_a_deadline_beyond_all_times_is_no_limit(deadline: float | None) -> None:
+    assert Attempts(POLICY, deadline).remaining() is None
+
+
+@pytest.mark.parametrize("deadline", [0, -1, -math.inf])
+def test_a_deadline_that_is_over_ends_the_call_before_it_is_made(deadline: float) -> None:
+    with pytest.raises(DeadlineExceeded, match="over before the call") as error:
+        Attempts(POLICY, deadline)
+    assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_deadline_that_is_no_time_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"deadline: expected seconds.* got nan"):
+        Attempts(POLICY, math.nan)
+    with pytest.raises(TypeError, match=r"deadline: expected seconds.* got '0.1'"):
+        Attempts(POLICY, "0.1")  # type: ignore[arg-type]

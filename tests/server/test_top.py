@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import math
 
@@ -92,3 +93,16 @@ def test_a_quantile_lies_in_the_bucket_that_has_it(counts: list[int], share: flo
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("127.0.0.1:1", 0.05, once=True) == 1
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_port_that_speaks_something_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: object, **__: object) -> None:
+        raise http.client.BadStatusLine("\x00\x00")
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    assert main("127.0.0.1:8001", 0.05, once=True) == 1
+    said = capsys.readouterr().err
+    assert "does not speak HTTP/1.1" in said
+    assert "HTTP port" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 import os
 import time
@@ -65,8 +66,11 @@ def read(address: str) -> Reading:
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(_url(address), headers=headers)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        text = response.read().decode()
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            text = response.read().decode()
+    except http.client.HTTPException as error:  # another protocol's port, gRPC's for one
+        raise ValueError("what answers there does not speak HTTP/1.1") from error
     return parse(text, time.monotonic())
 
 

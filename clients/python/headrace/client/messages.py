@@ -116,6 +116,8 @@ def infer_request(model: str, inputs: Inputs, options: InferOptions) -> pb.Model
     request = pb.ModelInferRequest(
         model_name=model, model_version=options.version, id=options.request_id
     )
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs: expected arrays by input name, got {type(inputs).__name__}")
     for name, value in inputs.items():
         try:
             array, datatype = as_tensor(value)

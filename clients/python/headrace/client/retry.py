@@ -6,14 +6,25 @@ for the two clients, which add only the sleeping.
 
 from __future__ import annotations
 
+import math
 import random as _random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import grpc
 
-from headrace.client.errors import HeadraceError, Overloaded, Unavailable, from_rpc_error
+from headrace.client.errors import (
+    DeadlineExceeded,
+    HeadraceError,
+    Overloaded,
+    Unavailable,
+    from_rpc_error,
+)
+
+# Thirty years. gRPC takes what is much longer, infinity too, for a time in the past.
+_NO_LIMIT = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +102,26 @@ def backoff(policy: RetryPolicy, attempt: int, random: float) -> float:
     return wait * (1 + policy.jitter * (2 * random - 1))
 
 
+def _seconds(deadline: float | None) -> float | None:
+    """`deadline`, None for no limit. Raises TypeError and ValueError for what is no time, and
+    DeadlineExceeded for one that has passed: gRPC would try its luck."""
+    if deadline is None:
+        return None
+    if not isinstance(deadline, Real):
+        raise TypeError(f"deadline: expected seconds, or None for no limit, got {deadline!r}")
+    if math.isnan(deadline):
+        raise ValueError("deadline: expected seconds, or None for no limit, got nan")
+    if deadline <= 0:
+        message = f"the deadline was over before the call: {deadline:g} s were left"
+        raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+    return None if deadline > _NO_LIMIT else float(deadline)
+
+
 class Attempts:
-    """The attempts of one call: what is left of its deadline, and whether to try again."""
+    """The attempts of one call: what is left of its deadline, and whether to try again.
+
+    Raises what a `deadline` deserves that no call can have.
+    """
 
     def __init__(
         self,
@@ -105,7 +134,8 @@ class Attempts:
         self._policy = policy
         self._clock = clock
         self._random = random
-        self._ends = None if deadline is None else clock() + deadline
+        seconds = _seconds(deadline)
+        self._ends = None if seconds is None else clock() + seconds
         self._made = 0
 
     def remaining(self) -> float | None:

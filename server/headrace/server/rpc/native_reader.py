@@ -7,7 +7,7 @@ answers are brief the loop reads by itself: between its turns it waits for calls
 most, and the thread waits to be told to go on. What others bring to the loop meanwhile (timers,
 other connections, executors' threads) may wait for that millisecond. So the loop reads only while
 nothing is outstanding, or for some turns more, in which brief batches run; what is not answered
-by then is waited for by the thread. Measured: docs/performance.md, "Calls read on the loop".
+by then is waited for by the thread. Measured: docs/decisions/0019-calls-read-on-the-loop.md.
 """
 
 from __future__ import annotations
