@@ -43,10 +43,17 @@ class Reader:
     outstanding: the calls that were given and are not answered yet.
     """
 
-    def __init__(self, front: Front, arrived: Callable[[Events], None], outstanding: Sized) -> None:
+    def __init__(
+        self,
+        front: Front,
+        arrived: Callable[[Events], None],
+        outstanding: Sized,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._front = front
         self._arrived = arrived
         self._outstanding = outstanding
+        self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._since = 0.0
         self._brief = 0
@@ -59,7 +66,7 @@ class Reader:
 
     def all_answered(self) -> None:
         """To be told whenever nothing is outstanding any more."""
-        brief = time.perf_counter() - self._since < _BRIEF
+        brief = self._clock() - self._since < _BRIEF
         self._brief = min(self._brief + 1, _OFTEN) if brief else min(self._brief, 0)
 
     def _read_there(self) -> None:
@@ -75,7 +82,7 @@ class Reader:
 
     def _take(self, events: Events) -> None:
         if not self._outstanding:
-            self._since = time.perf_counter()
+            self._since = self._clock()
         self._arrived(events)
 
     def _take_over(self, events: Events) -> None:
