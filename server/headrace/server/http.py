@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from headrace.server.errors import ServerError, row_of
 from headrace.server.models.registry import Registry
@@ -14,6 +16,24 @@ from headrace.server.security.access import ALL_MODELS, Shown, digest_of
 from headrace.server.security.guard import Guard
 from headrace.server.telemetry.metrics import Metrics
 from headrace.server.telemetry.prometheus import PrometheusText
+
+_log = logging.getLogger(__name__)
+
+
+class _InALine(logging.Filter):
+    """What was no HTTP is the sender's fault: told in a line, without our stack."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg += ": no HTTP/1 (gRPC has a port of its own): %s"
+            record.args = (*(record.args or ()), " ".join(error.message.split()))
+            record.exc_info = None
+        return True
+
+
+_log.addFilter(_InALine())
 
 
 class HttpServer:
@@ -39,7 +59,7 @@ class HttpServer:
         app.router.add_get("/v2/models/{model}/ready", self._model_ready)
         app.router.add_get("/v2/models/{model}/versions/{version}/ready", self._model_ready)
         app.router.add_get("/metrics", self._metrics_text)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, logger=_log)
 
     async def start(self, host: str, port: int) -> int:
         """Listens and returns the port. Raises ServerError when it cannot be had."""

@@ -93,7 +93,9 @@ def run_search(given: argparse.Namespace) -> int:
     start = given.start or (None if job.load.kind != "open" or open_load(given) else job.load.rate)
     options = SearchOptions(start=start, tolerance=given.tolerance)
     with output.measuring(given) as measure:
-        section = search(job, Objective(given.p99, given.errors), measure, options)
+        section = search(
+            job, Objective(given.p99, given.errors), measure, options, output.teller(given)
+        )
     return output.finish(given, [section], [job.target])
 
 

@@ -53,6 +53,11 @@ def measuring(given: argparse.Namespace) -> Iterator[Measure]:
         yield measure
 
 
+def teller(given: argparse.Namespace) -> Callable[[str], None]:
+    """Says on standard error how far a question is."""
+    return lambda words: None if given.quiet else print(words, file=sys.stderr)
+
+
 def finish(
     given: argparse.Namespace, sections: Sequence[Section], targets: Sequence[Target]
 ) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.bench.questions import Measure, failed_share, figure, open_load, under
@@ -43,14 +43,18 @@ class SearchOptions:
 
 
 def search(
-    job: Job, objective: Objective, measure: Measure, options: SearchOptions | None = None
+    job: Job,
+    objective: Objective,
+    measure: Measure,
+    options: SearchOptions | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Section:
     """Brackets the rate by doubling or, as low rates take long to probe, quartering; then halves
     the bracket until it is tight.
 
     Answers are noisy, in both directions. A rate whose p99 is near the objective, and at the end
     both rates between which the answer lies, are probed again, until two probes of three agree;
-    where that overturns one, the search goes on from there.
+    where that overturns one, the search goes on from there. `tell` is told of each probe.
     """
     options = options or SearchOptions()
     state = _State(objective, options, _start(job, measure, options))
@@ -58,6 +62,7 @@ def search(
         seconds = max(job.duration, min(options.requests / rate, options.longest))
         probe = under(job, open_load(job, rate), turn=len(state.probes), duration=seconds)
         state.learn(rate, measure(probe))
+        tell(state.in_words)
     return _section(state, job, spent=rate is not None)
 
 
@@ -118,6 +123,17 @@ class _State:
         below = (rate for rate, held in verdicts.items() if held and (high is None or rate < high))
         return max(below, default=None), high
 
+    @property
+    def in_words(self) -> str:
+        """The last probe, and what is known after it."""
+        last, (low, high) = self.probes[-1], self.interval()
+        between = f"{_bound(low)} held, {_bound(high)} failed"
+        p99 = p99_seconds(last.measurement)
+        return (
+            f"probe {len(self.probes)}: {figure(last.rate)}/s, p99 {p99 * 1e3:.3g} ms, "
+            f"{'held' if last.held else 'failed'}; so far {between}"
+        )
+
     def at(self, rate: float) -> Sequence[Measurement]:
         """The measurements of a rate."""
         return [probe.measurement for probe in self._of(rate)]
@@ -135,6 +151,10 @@ class _State:
             return None if probes[0].doubtful else probes[0].held
         held = sum(probe.held for probe in probes)
         return None if 2 * held == len(probes) else 2 * held > len(probes)
+
+
+def _bound(rate: float | None) -> str:
+    return "nothing" if rate is None else f"{figure(rate)}/s"
 
 
 def p99_seconds(measurement: Measurement) -> float:

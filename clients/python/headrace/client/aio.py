@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -16,7 +15,7 @@ from headrace.client.channel import ChannelOptions, for_streams, settings, with_
 from headrace.client.errors import from_rpc_error
 from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
-from headrace.client.options import InferKeywords, InferOptions
+from headrace.client.options import InferKeywords, InferOptions, merged
 from headrace.client.results import (
     InferResult,
     ModelIndex,
@@ -25,7 +24,7 @@ from headrace.client.results import (
     StreamAnswer,
     StreamRequest,
 )
-from headrace.client.retry import NO_RETRY, Attempts, RetryPolicy
+from headrace.client.retry import NO_RETRY, Attempts, RetryPolicy, checked
 from headrace.client.stream_aio import AsyncSensorStream, AsyncStreamConnection
 from headrace.client.stream_options import Framing, StreamKeywords, StreamOptions
 from headrace.client.stream_upload import Plan
@@ -94,7 +93,7 @@ class AsyncClient:
         **keywords: Unpack[InferKeywords],
     ) -> InferResult:
         """Run `model` on `inputs`: see `Client.infer`."""
-        options = replace(options or InferOptions(), **keywords)
+        options = merged("infer", options or InferOptions(), keywords)
         call = messages.infer(model, inputs, options)
         return await self._run(call, options.deadline, options.headers)
 
@@ -112,9 +111,10 @@ class AsyncClient:
         leave the loop over the answers early, wrap this in `contextlib.aclosing`: it ends the call
         at once instead of when the generator is collected.
         """
+        seconds = checked(deadline)
         kept = messages.Kept()
         metadata = messages.metadata(self._headers, headers)
-        call = self._stub.ModelStreamInfer(timeout=deadline, metadata=metadata)
+        call = self._stub.ModelStreamInfer(timeout=seconds, metadata=metadata)
         sender = asyncio.create_task(_send(call, requests, kept))
         try:
             async for response in call:
@@ -144,7 +144,7 @@ class AsyncClient:
             async for event in stream.run(chunks):
                 print(event)
         """
-        options = replace(options or StreamOptions(), **keywords)
+        options = merged("stream", options or StreamOptions(), keywords)
         plan = Plan(model, Framing(window, sample_rate, hop), options)
         return AsyncSensorStream(self._stream_connection(), plan)
 

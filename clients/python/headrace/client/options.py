@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict, TypeVar
 
 ParameterValue = bool | int | float | str
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,16 @@ class InferKeywords(TypedDict, total=False):
     priority: int | None
     solo: bool
     headers: Mapping[str, str | bytes] | None
+
+
+def merged(method: str, options: Options, keywords: Mapping[str, Any]) -> Options:
+    """`options`, a dataclass, with `keywords` in place of its own fields. Raises TypeError, in the
+    name of the `method` that took the keywords, for one that is no field."""
+    known = [each.name for each in fields(options)]  # type: ignore[arg-type]
+    for name in keywords:
+        if name not in known:
+            raise TypeError(
+                f"{method}() got an unexpected keyword argument {name!r}; "
+                f"options are {', '.join(known)}"
+            )
+    return replace(options, **keywords)  # type: ignore[type-var]

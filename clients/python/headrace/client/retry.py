@@ -102,7 +102,7 @@ def backoff(policy: RetryPolicy, attempt: int, random: float) -> float:
     return wait * (1 + policy.jitter * (2 * random - 1))
 
 
-def _seconds(deadline: float | None) -> float | None:
+def checked(deadline: float | None) -> float | None:
     """`deadline`, None for no limit. Raises TypeError and ValueError for what is no time, and
     DeadlineExceeded for one that has passed: gRPC would try its luck."""
     if deadline is None:
@@ -134,7 +134,7 @@ class Attempts:
         self._policy = policy
         self._clock = clock
         self._random = random
-        seconds = _seconds(deadline)
+        seconds = checked(deadline)
         self._ends = None if seconds is None else clock() + seconds
         self._made = 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -16,7 +15,7 @@ from headrace.client.channel import ChannelOptions, for_streams, settings, with_
 from headrace.client.errors import from_rpc_error
 from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
-from headrace.client.options import InferKeywords, InferOptions
+from headrace.client.options import InferKeywords, InferOptions, merged
 from headrace.client.results import (
     InferResult,
     ModelIndex,
@@ -25,7 +24,7 @@ from headrace.client.results import (
     StreamAnswer,
     StreamRequest,
 )
-from headrace.client.retry import NO_RETRY, Attempts, RetryPolicy
+from headrace.client.retry import NO_RETRY, Attempts, RetryPolicy, checked
 from headrace.client.stream_options import Framing, StreamKeywords, StreamOptions
 from headrace.client.stream_sync import SensorStream, StreamConnection
 from headrace.client.stream_upload import Plan
@@ -107,7 +106,7 @@ class Client:
         policy gives up, `DeadlineExceeded`, and `InferenceFailed` when the model itself fails.
         A request with the parameter `sequence_id` is not retried: repeating it is not harmless.
         """
-        options = replace(options or InferOptions(), **keywords)
+        options = merged("infer", options or InferOptions(), keywords)
         return self._run(messages.infer(model, inputs, options), options.deadline, options.headers)
 
     def infer_stream(
@@ -125,6 +124,7 @@ class Client:
         is iterated in another thread. What it raises is raised here, after the answers to what
         was sent.
         """
+        seconds = checked(deadline)
         kept = messages.Kept()
 
         def outgoing() -> Generator[pb.ModelInferRequest, None, None]:
@@ -133,7 +133,7 @@ class Client:
                     yield messages.stream_request(request, position)
 
         metadata = messages.metadata(self._headers, headers)
-        call = self._stub.ModelStreamInfer(outgoing(), timeout=deadline, metadata=metadata)
+        call = self._stub.ModelStreamInfer(outgoing(), timeout=seconds, metadata=metadata)
         try:
             for response in call:
                 yield messages.stream_answer(response)
@@ -162,7 +162,7 @@ class Client:
 
         Raises TypeError or ValueError for options that cannot be.
         """
-        options = replace(options or StreamOptions(), **keywords)
+        options = merged("stream", options or StreamOptions(), keywords)
         plan = Plan(model, Framing(window, sample_rate, hop), options)
         return SensorStream(self._stream_connection(), plan)
 

@@ -135,7 +135,8 @@ async def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT, then stops in order; a second signal stops at once. Returns
     the exit code. Raises ServerError when the port is taken, ConfigurationError when the RPC engine
     that is asked for is not installed."""
-    choose(settings.rpc_engine)
+    chosen = choose(settings.rpc_engine)
+    _log.info("RPC engine: %s, in %d front processes", chosen, settings.front_processes)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ from headrace.server.rpc.tls import server_credentials
 from headrace.server.security.tls import Certificates
 from headrace.server.telemetry.watch import Watch
 from headrace.stream.v1 import stream_pb2 as stream_pb
+
+_log = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM_SERVICE = stream_pb.DESCRIPTOR.services_by_name["SensorStream"]
@@ -82,6 +85,7 @@ def build(
     Raises ConfigurationError when the engine that `settings` names cannot be had.
     """
     chosen = choose(settings.rpc_engine)
+    _log.info("RPC engine: %s", chosen)
     server = grpcio(inference, control, streams, health_, settings, watch)
     if chosen == "grpcio":
         return server
