@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.batcher.errors import BatcherError, ExecutionFailed, ExecutorHung, NoExecutor
-from headrace.batcher.executor import Completion, Executor
+from headrace.batcher.executor import Completion, Done, Executor
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import WorkConserving
 from headrace.batcher.promise import Promise
@@ -110,10 +109,10 @@ class Stubborn:
         self.name = name
         self.kind = "fake"
         self.team = 0
-        self.runs: list[tuple[Batch, Callable[[Completion], None]]] = []
+        self.runs: list[tuple[Batch, Done]] = []
         self.deserted: list[Batch] = []
 
-    def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+    def start(self, batch: Batch, done: Done) -> None:
         assert not self.deserted, "a batch was given to an executor that was given up"
         self.runs.append((batch, done))
 
@@ -124,7 +123,7 @@ class Stubborn:
 
     def end(self, completion: Completion | None = None) -> None:
         batch, done = self.runs.pop(0)
-        done(completion or Completion([request.payload for request in batch.requests]))
+        done(batch, completion or Completion([request.payload for request in batch.requests]))
 
 
 class Ends(Observer):

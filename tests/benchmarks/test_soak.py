@@ -33,7 +33,7 @@ def test_nobody_is_lost_and_nobody_wrong() -> None:
     }
     assert FAULTS - {"clock jumps"} <= set(rows) <= FAULTS
     for name, (sent, right, _, _, failed, left, lost, wrong) in rows.items():
-        assert right > 0, name
+        assert right > 0, (name, done.stdout)
         assert (lost, wrong) == (0, 0), done.stdout
         assert sent >= right + failed + left
     assert re.search(r"three times the saturation left \d+% of the goodput", done.stdout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +30,17 @@ class Completion:
         return self.input_seconds + self.infer_seconds + self.output_seconds
 
 
+class Done(Protocol):
+    """Whom an executor tells of the end of a run, on whichever thread that ended."""
+
+    def __call__(
+        self, batch: Batch, completion: Completion, /, *, goes_on: bool = False
+    ) -> Batch | None:
+        """`goes_on`: whether the calling thread, not the event loop's, could run another at once.
+        If so, returns what that is, if there is any: it has been dispatched, and is told of in the
+        same way."""
+
+
 class Executor(Protocol):
     """Runs one batch at a time."""
 
@@ -45,11 +56,12 @@ class Executor(Protocol):
     def team(self) -> int:
         """Executors of different teams never run at the same time; 0 is the main team."""
 
-    def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+    def start(self, batch: Batch, done: Done) -> None:
         """Begins to run `batch` and returns at once; or runs it, if it is brief.
 
-        Calls `done` exactly once, on the event loop's thread, before this returns or later; a
-        failure is a Completion with an error. Is not called again before that.
+        Calls `done` exactly once for `batch`, before this returns or later, and so for each batch
+        that it returns; a failure is a Completion with an error. Is not called again before all of
+        that.
         """
 
     def abandon(self, batch: Batch) -> None:

@@ -6,16 +6,22 @@ returns. What arrives where others usually are is decided some turns later, once
 transport brings one by one, some turns apart, what came together. Time is read from the clock it
 was given, never from the loop: uvloop caches `loop.time()` at the grain of a millisecond. A timer
 may fire early; the policy is asked again and says when to wake.
+
+An executor's thread that has ended a run decides what it runs next by itself, and the event loop is
+told of both: to wake the loop for that, and be woken by it, is a tenth of a millisecond or several,
+in which nothing would run. So the scheduler is called under a lock. All else is done on the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.batcher import outcomes
 from headrace.batcher.errors import (
@@ -28,7 +34,7 @@ from headrace.batcher.executor import Completion, Executor
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import TIMER_GRAIN, Policy
 from headrace.batcher.promise import Promise
-from headrace.batcher.request import Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
+from headrace.batcher.request import Action, Batch, Dispatch, Drop, Reject, Request, WakeAt, Why
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits, State
 from headrace.batcher.watchdog import Watchdog, hung
@@ -51,8 +57,17 @@ class Answer:
     total_seconds: float
 
 
+class Run(NamedTuple):
+    """A run that has ended: `ended` are the requests that end with it, `now` is when it did."""
+
+    batch: Batch
+    completion: Completion
+    ended: list[Request]
+    now: float
+
+
 class Runner:
-    """Batches the requests of one model onto its executors.
+    """Batches the requests of one model onto its executors. Made, and used, on the event loop.
 
     `lost` is told of each executor that was given up, with the batch that hangs on it. Whoever
     listens puts another in its place by `put`, or says by `unable` that there is none to be had.
@@ -88,6 +103,10 @@ class Runner:
         self._timer_due = 0.0
         self._draining = self._aborted = False
         self._empty: asyncio.Event = asyncio.Event()
+        if isinstance(self.state.device.lock, nullcontext):
+            self.state.device.lock = threading.Lock()
+        self._lock = self.state.device.lock
+        self._loop, self._home = asyncio.get_running_loop(), threading.get_ident()
 
     def __repr__(self) -> str:
         return f"<Runner: {self.state!r}{', draining' if self._draining else ''}>"
@@ -109,7 +128,8 @@ class Runner:
             raise Draining(self._turned_away(request, Why.DRAINING, "the model is being unloaded"))
         if self._unable:
             raise NoExecutor(self._turned_away(request, Why.NO_EXECUTOR, self._unable))
-        refusal = self._scheduler.submit(request)
+        with self._lock:
+            refusal = self._scheduler.submit(request)
         if refusal is not None:
             self._observer.rejected(refusal)
             if refusal.why is Why.TOO_SHORT:
@@ -142,16 +162,18 @@ class Runner:
 
     def abort(self) -> None:
         """Ends every waiting request with Draining, and tells what runs to stop."""
-        self._draining = self._aborted = True
-        for batch in self.state.running.values():
-            if batch is not None:
-                self._executors[batch.executor].abandon(batch)
+        with self._lock:
+            self._draining = self._aborted = True
+            running = [batch for batch in self.state.running.values() if batch is not None]
+        for batch in running:
+            self._executors[batch.executor].abandon(batch)
         self._end_waiting(Why.DRAINING)
 
     def put(self, executor: Executor) -> None:
         """`executor` takes the place of the one of its name, which was given up."""
         self._executors[executor.name] = executor
-        self._scheduler.restore(executor.name)
+        with self._lock:
+            self._scheduler.restore(executor.name)
         self._unable = ""
         self._decide_soon()
 
@@ -163,7 +185,9 @@ class Runner:
             self._end_waiting(Why.NO_EXECUTOR)
 
     def _end_waiting(self, why: Why) -> None:
-        for request in self._scheduler.withdraw_all():
+        with self._lock:
+            waiting = self._scheduler.withdraw_all()
+        for request in waiting:
             self._drop(request, why)
         if self._draining and self._idle():
             self._empty.set()
@@ -171,7 +195,8 @@ class Runner:
     def _withdrawn(self, request: Request) -> None:
         if self._promises.pop(request, None) is None:
             return
-        abandoned = self._scheduler.cancel(request)
+        with self._lock:
+            abandoned = self._scheduler.cancel(request)
         self._observer.dropped(request, Why.CANCELLED, self._clock())
         if abandoned is not None:
             self._executors[abandoned.executor].abandon(abandoned)
@@ -194,21 +219,26 @@ class Runner:
         if not quiet or not left or self._clock() >= self._settle_until:
             self._decide()
             return
-        call_soon = asyncio.get_running_loop().call_soon
-        self._settling = call_soon(self._settle, quiet - 1, left - 1)
+        self._settling = self._loop.call_soon(self._settle, quiet - 1, left - 1)
 
     def _decide_soon(self) -> None:
         if self._decision is None:
-            self._decision = asyncio.get_running_loop().call_soon(self._decide)
+            self._decision = self._loop.call_soon(self._decide)
 
     def _decide(self) -> None:
         for handle in (self._decision, self._settling):
             if handle is not None:  # it is this one, or has become needless
                 handle.cancel()
         self._decision = self._settling = None
-        for action in self._scheduler.step(self._clock()):
+        with self._lock:
+            actions = self._scheduler.step(self._clock())
+        self._perform(actions)
+
+    def _perform(self, actions: Sequence[Action], begun: Batch | None = None) -> None:
+        """Does what was decided. begun: a batch that its executor has begun already."""
+        for action in actions:
             if isinstance(action, Dispatch):
-                self._start(action.batch)
+                self._start(action.batch, begun is action.batch)
             elif isinstance(action, WakeAt):
                 self._wake_at(action.time)
             elif isinstance(action, Drop):
@@ -218,22 +248,78 @@ class Runner:
         if self._draining and self._idle():
             self._empty.set()
 
-    def _start(self, batch: Batch) -> None:
+    def _start(self, batch: Batch, begun: bool) -> None:
         self._observer.dispatched(batch)
-        self._executors[batch.executor].start(batch, partial(self._completed, batch))
+        if not begun:
+            self._executors[batch.executor].start(batch, self._done)
         if self._look is None and self.state.running[batch.executor] is batch:
             self._look_at(self._watchdog.begin(batch.started))
 
-    def _completed(self, batch: Batch, completion: Completion) -> None:
-        if self.state.running[batch.executor] is not batch:
-            return  # it was given up, and its callers have been told
-        now = self._clock()
+    def _done(
+        self, batch: Batch, completion: Completion, /, *, goes_on: bool = False
+    ) -> Batch | None:
+        """The executor's word that `batch` has run. Of its threads, this is what they come to."""
         if completion.error is None and len(completion.results) != len(batch.requests):
             received, expected = len(completion.results), len(batch.requests)
             error = RuntimeError(f"the executor gave {received} results to {expected} requests")
             completion = Completion(error=error)
-        failed = completion.error is not None
-        ended = self._scheduler.complete(batch.executor, completion.seconds, failed=failed, now=now)
+        if threading.get_ident() == self._home:
+            self._completed(batch, completion)
+            return None
+        if goes_on and self.state.queues and completion.error is None:
+            return self._gone_on(batch, completion)
+        self._post(self._completed, batch, completion)
+        return None
+
+    def _gone_on(self, batch: Batch, completion: Completion) -> Batch | None:
+        """What the executor that has run `batch` is to run next. On that executor's thread."""
+        with self._lock:
+            if self.state.running[batch.executor] is not batch:
+                return None  # it was given up
+            now = self._clock()
+            ended = self._scheduler.complete(batch.executor, completion.seconds, now=now)
+            actions: Sequence[Action] = ()
+            try:
+                actions = self._scheduler.step(now)
+            except Exception:  # noqa: BLE001 (decided again on the loop, whose handler hears of it)
+                self._post(self._decide_soon)
+            dispatched = (action.batch for action in actions if isinstance(action, Dispatch))
+            following = next((b for b in dispatched if b.executor == batch.executor), None)
+            # Told under the lock, for the loop to hear of each run's beginning before its end.
+            told = self._post(self._follow, Run(batch, completion, ended, now), actions, following)
+        return following if told else None
+
+    def _post(self, callback: Callable[..., None], *arguments: object) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            return False
+        return True
+
+    def _follow(self, run: Run, actions: Sequence[Action], begun: Batch | None) -> None:
+        """After an executor has gone on by itself, with `begun` unless that is None."""
+        self._tell(run)
+        self._perform(actions, begun)
+        if self._aborted:
+            self._end_waiting(Why.DRAINING)
+
+    def _completed(self, batch: Batch, completion: Completion) -> None:
+        now, failed = self._clock(), completion.error is not None
+        with self._lock:
+            if self.state.running[batch.executor] is not batch:
+                return  # it was given up, and its callers have been told
+            seconds = completion.seconds
+            ended = self._scheduler.complete(batch.executor, seconds, failed=failed, now=now)
+        self._tell(Run(batch, completion, ended, now))
+        if self._aborted:
+            self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again
+        elif self._draining or (self.state.queues and not self.state.device.pressed):
+            self._decide_soon()
+        elif self.state.queues:
+            self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
+
+    def _tell(self, run: Run) -> None:
+        batch, completion, ended, now = run
         self._observer.completed(batch, completion, now)
         for request in batch.requests:
             if not self._awaited(request, now):
@@ -241,12 +327,6 @@ class Runner:
         results = dict(zip(batch.requests, completion.results, strict=False))
         for request in ended:
             self._end(request, results.get(request), batch, completion, now)
-        if self._aborted:
-            self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again
-        elif self._draining or (self.state.queues and not self.state.device.pressed):
-            self._decide_soon()
-        elif self.state.queues:
-            self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
 
     def _awaited(self, request: Request, now: float) -> bool:
         return request in self._promises and not request.expired(now)
@@ -276,7 +356,9 @@ class Runner:
         if why is Why.OVERTAKEN and request.deadline < now + TIMER_GRAIN:
             why = Why.EXPIRED  # seen when its timer fired, a little before or after its time
         self._observer.dropped(request, why, now)
-        promise.fail(outcomes.of_drop(request, why, self.state, now, self._unable))
+        with self._lock:
+            error = outcomes.of_drop(request, why, self.state, now, self._unable)
+        promise.fail(error)
 
     def _refuse(self, refusal: Reject) -> None:
         promise = self._promises.pop(refusal.request, None)
@@ -292,7 +374,7 @@ class Runner:
             self._timer.cancel()
         delay = max(time - self._clock(), TIMER_GRAIN)  # a shorter one would spin
         self._timer_due = time
-        self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
+        self._timer = self._loop.call_later(delay, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None
@@ -302,7 +384,7 @@ class Runner:
         """Has the watchdog look at `time`, by a timer of its own: it is nearly never early news."""
         if time is not None:
             delay = max(time - self._clock(), TIMER_GRAIN)
-            self._look = asyncio.get_running_loop().call_later(delay, self._look_now)
+            self._look = self._loop.call_later(delay, self._look_now)
 
     def _look_now(self) -> None:
         self._look, now = None, self._clock()
@@ -313,7 +395,10 @@ class Runner:
 
     def _give_up(self, batch: Batch, now: float) -> None:
         executor = self._executors[batch.executor]
-        ended = self._scheduler.give_up(batch.executor)
+        with self._lock:
+            if self.state.running[batch.executor] is not batch:
+                return  # it has ended after all
+            ended = self._scheduler.give_up(batch.executor)
         executor.desert(batch)
         completion = Completion(error=hung(batch, now))
         self._observer.hung(batch, now)
@@ -324,5 +409,6 @@ class Runner:
         self._decide_soon()
 
     def _idle(self) -> bool:
-        state = self.state
-        return not state.queued_requests and all(b is None for b in state.running.values())
+        """Whether nothing waits or runs, nor has run without its callers having been told."""
+        running = self.state.running.values()
+        return not self._promises and all(batch is None for batch in running)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.cost_model import CostModel
@@ -48,14 +50,17 @@ class Device:
     """What several runners have in common.
 
     `running` counts the batches on it at this moment. `pressed`: the processors that run batches
-    are also those that bring requests here and take answers away, and have no time left.
+    are also those that bring requests here and take answers away, and have no time left. `lock`:
+    held by whoever changes a state on it, or walks through one; of use once a runner has put one
+    here, whose executors' threads decide too.
     """
 
-    __slots__ = ("pressed", "running")
+    __slots__ = ("lock", "pressed", "running")
 
     def __init__(self) -> None:
         self.running = 0
         self.pressed = False
+        self.lock: AbstractContextManager[Any] = nullcontext()
 
 
 class State:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from headrace.batcher.executor import Completion
+from headrace.batcher.executor import Completion, Done
 from headrace.batcher.request import Batch
 
 
@@ -35,9 +35,9 @@ class FakeExecutor:
         self.batches: list[Batch] = []
         self.abandoned: list[Batch] = []
         self.deserted: list[Batch] = []
-        self._done: Callable[[Completion], None] | None = None
+        self._done: Done | None = None
 
-    def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+    def start(self, batch: Batch, done: Done) -> None:
         if self._done is not None:
             raise AssertionError(f"{self.name} was started while it ran a batch")
         self.batches.append(batch)
@@ -67,4 +67,4 @@ class FakeExecutor:
         if self._done is None:
             raise AssertionError(f"{self.name} runs no batch")
         done, self._done = self._done, None
-        done(completion)
+        done(self.batches[-1], completion)

@@ -6,8 +6,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import numpy as np
@@ -43,8 +42,8 @@ async def start() -> AsyncIterator[Start]:
     started = []
 
     def start(model: Any, padding: Padding | None = None, *, steady: bool = False) -> OnnxExecutor:
-        loop, seat = asyncio.get_running_loop(), Seat("e", "cpu")
-        started.append(OnnxExecutor(seat, session_of(model), loop, padding, steady=steady))
+        session = session_of(model)
+        started.append(OnnxExecutor(Seat("e", "cpu"), session, padding, steady=steady))
         return started[-1]
 
     yield start
@@ -62,9 +61,14 @@ def batch_of(key: Key, *members: list[Array]) -> Batch:
 
 
 async def run(executor: OnnxExecutor, batch: Batch) -> Completion:
-    done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-    executor.start(batch, done.set_result)
-    return await done
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Completion] = loop.create_future()
+
+    def done(batch: Batch, completion: Completion, /, *, goes_on: bool = False) -> None:
+        loop.call_soon_threadsafe(ended.set_result, completion)
+
+    executor.start(batch, done)
+    return await ended
 
 
 def rows(count: int, value: float, width: int = 3) -> list[Array]:
@@ -203,7 +207,7 @@ async def test_a_brief_batch_is_told_of_at_once(start: Start) -> None:
     await run(executor, batch)
     batch.expected = BRIEF / 2
     told: list[Completion] = []
-    executor.start(batch, told.append)
+    executor.start(batch, lambda batch, completion, /, **_: told.append(completion))
     assert values(told[0]) == [[[[2.0] * 3]]]
 
 
@@ -324,25 +328,49 @@ async def test_what_is_abandoned_too_late_does_not_stop_the_next(start: Start) -
     assert (await run(executor, batch_of(key, rows(1, 1)))).error is None
 
 
-@contextmanager
-def other_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    try:
-        yield loop
-    finally:
-        loop.close()
-
-
 def test_a_key_reads_as_signature() -> None:
     key = Key((("ids", "INT64", (128,)), ("scale", "FP32", ())), ("logits", "pooled"))
     assert str(key) == "ids INT64[128], scale FP32[] -> logits, pooled"
 
 
-def test_a_loop_that_is_gone_ends_the_thread() -> None:
-    with other_loop() as loop:
-        executor = OnnxExecutor(Seat("e", "cpu"), session_of(graphs.identity()), loop)
-    executor.start(batch_of(key_of(rows(1, 0)[0]), rows(1, 1)), lambda _: None)
-    executor._worker.join()
+async def test_what_it_is_told_to_go_on_with_runs_on_the_same_thread(start: Start) -> None:
+    executor, key = start(graphs.plus(1.0)), key_of(rows(1, 0)[0])
+    batches = [batch_of(key, rows(1, value)) for value in (1.0, 2.0, 3.0)]
+    told: list[tuple[int, list[Any]]] = []
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def done(batch: Batch, completion: Completion, /, *, goes_on: bool = False) -> Batch | None:
+        assert goes_on
+        assert batch is batches[len(told)]
+        told.append((threading.get_ident(), values(completion)))
+        if len(told) < len(batches):
+            return batches[len(told)]
+        loop.call_soon_threadsafe(ended.set)
+        return None
+
+    executor.start(batches[0], done)
+    await ended.wait()
+    assert len({thread for thread, _ in told}) == 1
+    assert [found for _, found in told] == [[[[[value] * 3]]] for value in (2.0, 3.0, 4.0)]
+    assert values(await run(executor, batch_of(key, rows(1, 9.0)))) == [[[[10.0] * 3]]]
+
+
+async def test_a_batch_that_is_abandoned_before_its_thread_begins_it_ends(start: Start) -> None:
+    executor, key = start(graphs.plus(1.0)), key_of(rows(1, 0)[0])
+    first, second = batch_of(key, rows(1, 1)), batch_of(key, rows(1, 1))
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Completion] = loop.create_future()
+
+    def done(batch: Batch, completion: Completion, /, *, goes_on: bool = False) -> Batch | None:
+        if batch is first:
+            executor.abandon(second)
+            return second
+        loop.call_soon_threadsafe(ended.set_result, completion)
+        return None
+
+    executor.start(first, done)
+    assert "terminate" in str((await ended).error)
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (3, 2)])
@@ -454,8 +482,7 @@ async def test_its_thread_is_bound_where_its_seat_says() -> None:
             return [np.array([sorted(where)], np.float32)]
 
     cpu = max(os.sched_getaffinity(0))
-    seat, loop = Seat("e", "cpux2", 1, cpu), asyncio.get_running_loop()
-    executor = OnnxExecutor(seat, cast("Any", Session()), loop)
+    executor = OnnxExecutor(Seat("e", "cpux2", 1, cpu), cast("Any", Session()))
     given = rows(1, 1.0)
     assert values(await run(executor, batch_of(key_of(given[0]), given))) == [[[[float(cpu)]]]]
     await asyncio.to_thread(executor.close)

@@ -92,11 +92,15 @@ async def test_states_are_gathered_and_given_back_along_their_own_axis() -> None
     key = spec.key(spec.inputs, members[0], ("y", "stateN"))
     assert all(spec.key(spec.inputs, member, ("y", "stateN")) == key for member in members)
     requests = [Request(key, Payload(m), 0.0, rows=n) for m, n in zip(members, rows, strict=True)]
-    executor = OnnxExecutor(Seat("e", "cpu"), session, asyncio.get_running_loop())
+    executor, loop = OnnxExecutor(Seat("e", "cpu"), session), asyncio.get_running_loop()
     try:
-        done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        executor.start(Batch(key, requests, "e", Reason.FULL, 0.0), done.set_result)
-        completion = await done
+        ended: asyncio.Future[Completion] = loop.create_future()
+
+        def done(batch: Batch, completion: Completion, /, *, goes_on: bool = False) -> None:
+            loop.call_soon_threadsafe(ended.set_result, completion)
+
+        executor.start(Batch(key, requests, "e", Reason.FULL, 0.0), done)
+        completion = await ended
     finally:
         await asyncio.to_thread(executor.close)
     assert completion.error is None

@@ -2,8 +2,8 @@
 
 Theory of operation. The event loop hands over a batch and goes on. The thread gathers the members'
 inputs into a buffer that it keeps per key, runs the session, and hands out views of the outputs;
-then it posts the completion back to the loop. Buffers are only touched by who runs the batch, and
-live until the run has returned, also when the run is told to stop.
+then it says so, and is told what to run next, if anything waits. Buffers are only touched by who
+runs the batch, and live until the run has returned, also when the run is told to stop.
 
 To wake a thread, and be woken by it, costs some 100 us. A batch that is expected to take less than
 that, of a model that cannot take much longer (`models/steady.py`), runs on the event loop's thread,
@@ -12,7 +12,6 @@ once as large a batch of its kind has run here.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import queue
@@ -20,13 +19,13 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 
-from headrace.batcher.executor import Completion
+from headrace.batcher.executor import Completion, Done
 from headrace.batcher.request import Batch
 from headrace.inference.tensors import Array
 from headrace.server.executors.failures import failure
@@ -42,7 +41,7 @@ _NICE = 5
 BRIEF = 100e-6
 
 
-Job = tuple[Batch, Callable[[Completion], None]]
+Job = tuple[Batch, Done]
 
 
 class Seat(NamedTuple):
@@ -67,14 +66,12 @@ class OnnxExecutor:
         self,
         seat: Seat,
         session: Session,
-        loop: asyncio.AbstractEventLoop,
         padding: Padding | None = None,
         *,
         steady: bool = False,
     ) -> None:
         self.name, self.kind, self.team, self._cpu = seat
         self._session = session
-        self._loop = loop
         self._padding = padding
         self._steady = steady
         # Of the kinds seen last, the largest batches that have run, in rows.
@@ -82,15 +79,15 @@ class OnnxExecutor:
         self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
+        self._abandoned: Batch | None = None
         self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
         self._worker.start()
 
-    def start(self, batch: Batch, done: Callable[[Completion], None]) -> None:
+    def start(self, batch: Batch, done: Done) -> None:
         if self._is_brief(batch):
-            done(self._run(batch, None))
-            return
-        self._current = (batch, ort.RunOptions())
-        self._jobs.put((batch, done))
+            done(batch, self._run(batch, None))
+        else:
+            self._jobs.put((batch, done))
 
     def _is_brief(self, batch: Batch) -> bool:
         if not self._steady:
@@ -103,8 +100,10 @@ class OnnxExecutor:
         return batch.expected < BRIEF
 
     def abandon(self, batch: Batch) -> None:
-        if self._current is not None and self._current[0] is batch:
-            self._current[1].terminate = True
+        self._abandoned = batch  # should it only begin now
+        current = self._current
+        if current is not None and current[0] is batch:
+            current[1].terminate = True
 
     def desert(self, batch: Batch) -> None:
         self.abandon(batch)
@@ -128,12 +127,26 @@ class OnnxExecutor:
                 os.sched_setaffinity(threading.get_native_id(), {self._cpu})
         while (job := self._jobs.get()) is not None:
             batch, done = job
-            assert self._current is not None
-            completion = self._run(batch, self._current[1])
-            try:
-                self._loop.call_soon_threadsafe(done, completion)
-            except RuntimeError:  # the loop is closed: nobody is left to tell
-                return
+            del job  # or it would keep the batch in memory until there is another
+            self._run_on(batch, done)
+
+    def _run_on(self, batch: Batch | None, done: Done) -> None:
+        """Runs `batch`, and what it is told to run next."""
+        while batch is not None:
+            # What is brief enough for the event loop's thread is left to it.
+            brief = self._steady and batch.expected < BRIEF
+            batch = done(batch, self._run_here(batch), goes_on=not brief)
+
+    def _run_here(self, batch: Batch) -> Completion:
+        options = ort.RunOptions()
+        self._current = (batch, options)
+        options.terminate = self._abandoned is batch
+        try:
+            return self._run(batch, options)
+        finally:
+            self._current = None
+            if self._abandoned is batch:
+                self._abandoned = None
 
     def _run(self, batch: Batch, options: ort.RunOptions | None) -> Completion:
         while True:

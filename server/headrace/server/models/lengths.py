@@ -72,7 +72,8 @@ class Lengths:
         """
         table = found.get(length)
         if table is None:
-            table = found[length] = self._table(key, length)
+            with self._state.device.lock:
+                table = found[length] = self._table(key, length)
         return table.seconds(rows) if table.known else math.nan
 
     def _table(self, key: Key, length: int) -> CostTable:

@@ -155,9 +155,8 @@ class ServedModel:
     def _seated(self, name: str, session: Session) -> OnnxExecutor:
         """A new executor for the place called `name`."""
         seat, options = self._seats[name]
-        loop = asyncio.get_running_loop()
         steady = self._steady and options.on_caller
-        executor = OnnxExecutor(seat, session, loop, self.padding.padding, steady=steady)
+        executor = OnnxExecutor(seat, session, self.padding.padding, steady=steady)
         self._executors.append(executor)
         return executor
 

@@ -154,7 +154,8 @@ def _add_batches(families: Families, labels: Labels, figures: ModelStatistics) -
 
 def _add_queue(families: Families, labels: Labels, state: State, now: float) -> None:
     gauge = families.gauge
-    arrivals = (request.arrival for queue in state.queues.values() for request in queue)
+    with state.device.lock:
+        arrivals = [request.arrival for queue in state.queues.values() for request in queue]
     oldest = min(arrivals, default=now)
     for name, unit, help_, value in (
         ("requests", "{request}", "Requests waiting", state.queued_requests),
