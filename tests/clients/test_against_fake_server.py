@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
@@ -172,6 +173,24 @@ async def test_a_streams_deadline(client: Either) -> None:
     with pytest.raises(DeadlineExceeded):
         await client.stream(requests("hang"), answers, deadline=0.05)
     assert answers == []
+
+
+async def test_a_streams_deadline_that_is_over_or_no_time(client: Either) -> None:
+    for deadline, error in ((-1.0, DeadlineExceeded), (0.0, DeadlineExceeded), ("1", TypeError)):
+        with pytest.raises(error, match="deadline"):
+            await client.stream(requests("a"), [], deadline=deadline)
+    answers: list[StreamAnswer] = []
+    await client.stream(requests("a"), answers, deadline=math.inf)
+    assert [answer.id for answer in answers] == ["#0"]
+
+
+async def test_a_mistyped_option_is_named_as_the_methods(client: Either) -> None:
+    for method, given in (("infer", {"dead_line": 1}), ("stream", {"overlap": 2})):
+        (name,) = given
+        arguments = {"infer": ("m", {"x": X}), "stream": ("m",)}[method]
+        more = {} if method == "infer" else {"window": 4, "sample_rate": 1.0}
+        with pytest.raises(TypeError, match=rf"^{method}\(\) .*'{name}'; options are "):
+            await client.call(method, *arguments, **more, **given)
 
 
 async def test_an_async_iterable_that_waits_ends_with_its_stream(server: FakeServer) -> None:

@@ -6,8 +6,9 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
-from headrace.client import Client
+from headrace.client import Client, HeadraceError, RetryPolicy
 from support import models, server
 
 
@@ -31,6 +32,19 @@ def test_health_follows_the_models(tmp_path: pathlib.Path) -> None:
             client.load_model("m")
         assert running.get("/v2/models/m/ready")[0] == 200
         assert running.get("/no/such/path")[0] == 404
+
+
+def test_what_is_no_http_is_told_in_a_line(tmp_path: pathlib.Path) -> None:
+    models.write(tmp_path / "models", "m", models.scaled())
+    with server.serving(tmp_path / "log", tmp_path / "models") as running:
+        once = RetryPolicy(max_attempts=1)
+        with Client(running.http, retry=once) as client, pytest.raises(HeadraceError):
+            client.server_live(deadline=2)
+        assert running.get("/v2/health/live") == (200, "live\n")
+    told = [record for record in running.log() if "no HTTP/1" in record["message"]]
+    assert told
+    assert all(record["level"] == "warning" for record in told)
+    assert not any("exception" in record or "Traceback" in record["message"] for record in told)
 
 
 def test_metrics_count_what_happened(tmp_path: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ from itertools import islice
 
 from headrace.batcher.group import Group, group
 from headrace.batcher.lookahead import choose, deadlines_press
-from headrace.batcher.placement import place
+from headrace.batcher.placement import ALONE, place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
@@ -54,7 +54,8 @@ class Learned:
         if chosen is None:
             return wake(state)
         executor = chosen.executor
-        if queue.head.solo:
+        lone = state.queued_requests == 1 and state.crowd < ALONE
+        if queue.head.solo or lone:  # nothing to size, nor to wait for
             return (Dispatch(close(state, key, executor, 1, Reason.SOLO, now)),)
         seen = group(state, key, executor, now)
         if seen is None:

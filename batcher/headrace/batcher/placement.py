@@ -34,7 +34,7 @@ _MEASURED = 192
 # or up to the whole crowd.
 _NEAR = 2.0
 # Below so many others a request is as good as alone.
-_ALONE = 0.25
+ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
 _LONG = 64.0
 
@@ -95,7 +95,7 @@ def _other_team(state: State, key: Hashable, queue: Queue, now: float) -> Place 
         return None
     row_bytes = queue.row_bytes
     ours = state.table(state.executors[0], key, row_bytes)
-    alone = queue.rows == 1 and state.crowd < _ALONE
+    alone = queue.rows == 1 and state.crowd < ALONE
     margin = _NOT_CLEARLY_WORSE if alone else _CLEARLY
     expected = max(float(queue.rows), 1 + state.crowd)
     seen = None if alone else group(state, key, state.executors[0], now)

@@ -54,6 +54,15 @@ def by_rate(p99: Callable[[float], float]) -> Callable[[Job], Measurement]:
     return measure
 
 
+def test_it_says_how_far_it_is() -> None:
+    told: list[str] = []
+    p99 = by_rate(lambda rate: 0.01 if rate <= 100 else 0.1)
+    section = search(job(), Objective(0.05), p99, SearchOptions(start=60), told.append)
+    assert len(told) == len(section.measurements)
+    assert told[0] == "probe 1: 60/s, p99 10 ms, held; so far 60/s held, nothing failed"
+    assert told[1] == "probe 2: 120/s, p99 100 ms, failed; so far 60/s held, 120/s failed"
+
+
 @pytest.mark.parametrize("objective", [0.025, 0.040, 0.080])
 def test_the_rate_is_that_of_theory(objective: float) -> None:
     """M/D/1 with 100 requests a second at most: the answers are 45.6, 66.6 and 85.2."""
