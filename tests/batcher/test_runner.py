@@ -380,6 +380,27 @@ async def test_draining_waits_until_those_that_have_run_are_told() -> None:
             expires.result()
 
 
+async def test_what_is_aborted_is_not_gone_on_with() -> None:
+    async with threaded("a") as (executor,):
+        executor.gate.clear()
+        runner = Runner([executor], WorkConserving(), Limits(max_batch_rows=1), ManualClock())
+        promises = [runner.submit(Request("key", n, 0.0)) for n in range(3)]
+        await settle()
+        # Between the flag and the end of what waits, as by the loop's thread.
+        with runner._lock:
+            runner._draining = runner._aborted = True
+        executor.gate.set()
+        while runner.state.device.running:
+            time.sleep(0.001)  # noqa: ASYNC251 (the loop is kept from hearing of it)
+        runner.abort()
+        await runner.drain()
+        assert executor.gone_on == 0
+        assert promises[0].result().result == 0
+        for promise in promises[1:]:
+            with pytest.raises(Draining):
+                promise.result()
+
+
 async def test_an_executor_that_was_given_up_is_told_of_nothing_more() -> None:
     bench = Bench(max_batch_rows=1)
     first = bench.submit("first")

@@ -65,7 +65,8 @@ class Executor(Protocol):
         """
 
     def abandon(self, batch: Batch) -> None:
-        """Nobody waits for `batch` any more: it may end early. `done` is called all the same."""
+        """Nobody waits for `batch` any more: it may end early. `done` is called all the same. May
+        come before `start` does, where another executor's thread has dispatched the batch."""
 
     def desert(self, batch: Batch) -> None:
         """The run of `batch` hangs: this executor is not used again, and lets go of what it can.

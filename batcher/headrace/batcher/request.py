@@ -99,7 +99,7 @@ class Batch:
     `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
     it explains the size. `expected` is the predicted time of the run in seconds, nan where nothing
     is known. `live` counts the members whose callers still wait. `cold`: it is among the first runs
-    after another team's.
+    after another team's. `abandoned`: it may end early, or not begin.
     """
 
     key: Hashable
@@ -110,6 +110,7 @@ class Batch:
     waiting: int = 0
     expected: float = math.nan
     cold: bool = False
+    abandoned: bool = False
     rows: int = field(init=False)
     live: int = field(init=False)
 

@@ -280,7 +280,8 @@ class Runner:
             ended = self._scheduler.complete(batch.executor, completion.seconds, now=now)
             actions: Sequence[Action] = ()
             try:
-                actions = self._scheduler.step(now)
+                if not self._aborted:  # or it would begin what is to be ended
+                    actions = self._scheduler.step(now)
             except Exception:  # noqa: BLE001 (decided again on the loop, whose handler hears of it)
                 self._post(self._decide_soon)
             dispatched = (action.batch for action in actions if isinstance(action, Dispatch))

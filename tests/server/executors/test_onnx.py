@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -354,6 +355,34 @@ async def test_what_it_is_told_to_go_on_with_runs_on_the_same_thread(start: Star
     assert len({thread for thread, _ in told}) == 1
     assert [found for _, found in told] == [[[[[value] * 3]]] for value in (2.0, 3.0, 4.0)]
     assert values(await run(executor, batch_of(key, rows(1, 9.0)))) == [[[[10.0] * 3]]]
+
+
+async def test_what_has_run_is_let_go_of(start: Start) -> None:
+    executor, key = start(graphs.plus(1.0)), key_of(rows(1, 0)[0])
+    loop = asyncio.get_running_loop()
+    ended, gone = asyncio.Event(), list[weakref.ref[Array]]()
+    left = 4
+    alive: list[int] = []
+
+    def batch() -> Batch:
+        arrays = rows(1, 1)
+        gone.append(weakref.ref(arrays[0]))
+        return batch_of(key, arrays)
+
+    def done(given: Batch, completion: Completion, /, *, goes_on: bool = False) -> Batch | None:
+        nonlocal left
+        alive.append(sum(ref() is not None for ref in gone))
+        left -= 1
+        if left:
+            return batch()
+        loop.call_soon_threadsafe(ended.set)
+        return None
+
+    executor.start(batch(), done)
+    await ended.wait()
+    await asyncio.to_thread(executor.close)
+    assert alive == [1, 1, 1, 1]
+    assert [ref() for ref in gone] == [None] * 4
 
 
 async def test_a_batch_that_is_abandoned_before_its_thread_begins_it_ends(start: Start) -> None:

@@ -46,6 +46,14 @@ def test_each_answer_is_given_the_whole_of_its_batch(figures: ModelStatistics) -
     assert figures.last_inference_ms > 0
 
 
+def test_since_when_executors_run_is_known_until_it_is_counted(figures: ModelStatistics) -> None:
+    made = batch(request())
+    figures.dispatched(made)
+    assert (figures.running, figures.busy_seconds) == ({"e": 101.0}, {})
+    figures.completed(made, DONE, 104.0)
+    assert (figures.running, figures.busy_seconds) == ({}, {"e": 3.0})
+
+
 def test_batches_are_counted_by_rows_and_by_why_they_closed(figures: ModelStatistics) -> None:
     for made in (batch(request(2), request(3)), batch(request(5)), batch(request())):
         figures.dispatched(made)

@@ -79,7 +79,6 @@ class OnnxExecutor:
         self._buffers = _Buffers()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._current: tuple[Batch, ort.RunOptions] | None = None
-        self._abandoned: Batch | None = None
         self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
         self._worker.start()
 
@@ -100,7 +99,7 @@ class OnnxExecutor:
         return batch.expected < BRIEF
 
     def abandon(self, batch: Batch) -> None:
-        self._abandoned = batch  # should it only begin now
+        batch.abandoned = True  # should it only begin now
         current = self._current
         if current is not None and current[0] is batch:
             current[1].terminate = True
@@ -126,27 +125,23 @@ class OnnxExecutor:
             with contextlib.suppress(OSError):  # that processor may have been taken away since
                 os.sched_setaffinity(threading.get_native_id(), {self._cpu})
         while (job := self._jobs.get()) is not None:
-            batch, done = job
+            batch: Batch | None = job[0]
+            done = job[1]
             del job  # or it would keep the batch in memory until there is another
-            self._run_on(batch, done)
-
-    def _run_on(self, batch: Batch | None, done: Done) -> None:
-        """Runs `batch`, and what it is told to run next."""
-        while batch is not None:
-            # What is brief enough for the event loop's thread is left to it.
-            brief = self._steady and batch.expected < BRIEF
-            batch = done(batch, self._run_here(batch), goes_on=not brief)
+            while batch is not None:
+                # What is brief enough for the event loop's thread is left to it.
+                brief = self._steady and batch.expected < BRIEF
+                batch = done(batch, self._run_here(batch), goes_on=not brief)
 
     def _run_here(self, batch: Batch) -> Completion:
         options = ort.RunOptions()
         self._current = (batch, options)
-        options.terminate = self._abandoned is batch
+        if batch.abandoned:
+            options.terminate = True
         try:
             return self._run(batch, options)
         finally:
             self._current = None
-            if self._abandoned is batch:
-                self._abandoned = None
 
     def _run(self, batch: Batch, options: ort.RunOptions | None) -> Completion:
         while True:

@@ -167,7 +167,7 @@ def _add_queue(families: Families, labels: Labels, state: State, now: float) -> 
 
 
 def _add_executors(families: Families, labels: Labels, sample: Sample, now: float) -> None:
-    busy, running = sample.statistics.busy_seconds, sample.state.running
+    running = sample.state.running
     count = sum(batch is not None for batch in running.values())
     help_ = "Executors running"
     families.gauge("headrace.executors.busy", "{executor}", help_).add(labels, count)
@@ -179,8 +179,10 @@ def _add_executors(families: Families, labels: Labels, sample: Sample, now: floa
     families.counter("headrace.executor.hangs", "{run}", help_).add(labels, sample.statistics.hangs)
     help_ = "Time for which each executor had a batch"
     times = families.counter("headrace.executor.time", "s", help_)
-    for name, batch in running.items():
-        seconds = busy.get(name, 0.0) + (0.0 if batch is None else max(0.0, now - batch.started))
+    # As the event loop has heard of it: an executor may have gone on meanwhile.
+    busy, since = sample.statistics.busy_seconds, sample.statistics.running
+    for name in running:
+        seconds = busy.get(name, 0.0) + max(0.0, now - since.get(name, now))
         times.add({**labels, "executor": name}, seconds)
     best = _best_rate(sample.costs)
     if best is not None:

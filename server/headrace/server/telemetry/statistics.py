@@ -53,8 +53,9 @@ class ModelStatistics(Observer):
     Histograms: `queued`, seconds that answered requests waited; `computed` and `batch_rows`,
     seconds and rows of successful batches; `cost_ratio`, those seconds over what was predicted.
     `expected_seconds` and `actual_seconds` add up both, over batches with a prediction.
-    `busy_seconds` is each executor's time with batches that have ended. `hangs` counts runs that
-    did not come back, and were given up with their executors. `began`: when all was 0, nanoseconds.
+    `busy_seconds` is each executor's time with batches that have ended; `running` is since when
+    those have run that have not, by executor. `hangs` counts runs that did not come back, and were
+    given up with their executors. `began`: when all was 0, nanoseconds.
     """
 
     def __init__(self) -> None:
@@ -79,6 +80,7 @@ class ModelStatistics(Observer):
         self.expected_seconds = 0.0
         self.actual_seconds = 0.0
         self.busy_seconds: dict[str, float] = {}
+        self.running: dict[str, float] = {}
         self.hangs = 0
 
     def rejected(self, refusal: Reject) -> None:
@@ -95,11 +97,13 @@ class ModelStatistics(Observer):
 
     def dispatched(self, batch: Batch) -> None:
         self.reasons[batch.reason.value] += 1
+        self.running[batch.executor] = batch.started
 
     def hung(self, batch: Batch, now: float) -> None:
         self.hangs += 1
 
     def completed(self, batch: Batch, completion: Completion, now: float) -> None:
+        self.running.pop(batch.executor, None)
         busy = self.busy_seconds
         busy[batch.executor] = busy.get(batch.executor, 0.0) + now - batch.started
         if completion.error is not None:

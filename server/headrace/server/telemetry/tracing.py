@@ -161,7 +161,7 @@ class BatchSpans(Observer):
         ).end(_date(ended))
 
     def _run(self, parent: Span, batch: Batch, completion: Completion, now: float) -> None:
-        """The executor's span. Its end is when the event loop heard of it."""
+        """The executor's span. Its end is when the run's was known to the batcher."""
         attributes: dict[str, str | float] = {
             "headrace.executor": batch.executor,
             "headrace.executor.input_seconds": completion.input_seconds,
