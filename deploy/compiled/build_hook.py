@@ -26,10 +26,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # Folders that hold a part of the namespace, and of each what is compiled.
 MODULES = {
     "batcher/headrace/batcher": (
-        *("admission", "buckets", "cost", "cost_model", "curve", "demand", "executor", "fairness"),
-        *("fixed", "group", "learned", "lookahead", "outcomes", "placement", "policy", "profiled"),
-        *("promise", "queue", "request", "runner", "scheduler", "sizing", "state"),
-        *("waiting", "watchdog"),
+        *("admission", "buckets", "callers", "cost", "cost_model", "curve", "demand", "executor"),
+        *("fairness", "fixed", "group", "learned", "lookahead", "outcomes", "overhead"),
+        *("placement", "policy", "profiled", "promise", "queue", "request", "runner"),
+        *("scheduler", "sizing", "state", "waiting", "watchdog"),
     ),
     "protos/python/headrace/inference": ("tensors",),
     "server/headrace/server": (

@@ -17,6 +17,7 @@ from functools import partial
 
 import pytest
 
+from headrace.batcher.callers import Answer
 from headrace.batcher.errors import (
     BatcherError,
     Draining,
@@ -30,7 +31,7 @@ from headrace.batcher.learned import Learned
 from headrace.batcher.policy import TIMER_GRAIN, WorkConserving
 from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Request, Why
-from headrace.batcher.runner import Answer, Runner
+from headrace.batcher.runner import Runner
 from headrace.batcher.state import Limits
 from headrace.batcher.testing import FakeExecutor, ManualClock
 from support.runner_bench import Bench, Log, settle
@@ -388,7 +389,7 @@ async def test_what_is_aborted_is_not_gone_on_with() -> None:
         await settle()
         # Between the flag and the end of what waits, as by the loop's thread.
         with runner._lock:
-            runner._draining = runner._aborted = True
+            runner._draining = runner._callers.aborted = True
         executor.gate.set()
         while runner.state.device.running:
             time.sleep(0.001)  # noqa: ASYNC251 (the loop is kept from hearing of it)

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from headrace.batcher.callers import Answer
 from headrace.batcher.errors import Draining
 from headrace.batcher.promise import Promise
-from headrace.batcher.runner import Answer
 from support.runner_bench import Bench, settle
 
 

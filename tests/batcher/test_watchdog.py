@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.batcher.callers import Answer
 from headrace.batcher.errors import BatcherError, ExecutionFailed, ExecutorHung, NoExecutor
 from headrace.batcher.executor import Completion, Done, Executor
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import WorkConserving
 from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Reason, Reject, Request, Why
-from headrace.batcher.runner import Answer, Runner
+from headrace.batcher.runner import Runner
 from headrace.batcher.state import Limits, State
 from headrace.batcher.testing import ManualClock
 from headrace.batcher.watchdog import Watchdog, bound
@@ -359,7 +360,7 @@ async def play(steps: list[tuple[str, int]], executors: int) -> None:
         elif not future.cancelled():
             assert isinstance(future.exception(), BatcherError)
     assert all(house.log.ended[request] == 1 for request in house.log.accepted_)
-    assert not house.runner._promises
+    assert not house.runner._callers._promises
     assert house.log.refused == refused
 
 

@@ -304,4 +304,4 @@ def check_counters(callers: list[Caller], chaos: Chaos, generations: list[Served
     for model in generations:
         state = model.runner.state
         assert (state.queued_requests, state.queued_bytes, len(state.queues)) == (0, 0, 0)
-        assert not model.runner._promises
+        assert not model.runner._callers._promises

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 
+from headrace.batcher.callers import Answer
 from headrace.batcher.executor import Completion
 from headrace.batcher.observer import Observer
 from headrace.batcher.policy import Policy, WorkConserving
 from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Reject, Request, Why
-from headrace.batcher.runner import Answer, Runner
+from headrace.batcher.runner import Runner
 from headrace.batcher.state import Limits
 from headrace.batcher.testing import FakeExecutor, ManualClock
 

@@ -19,11 +19,10 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 from headrace.batcher import outcomes
+from headrace.batcher.callers import Answer, Callers, Run
 from headrace.batcher.errors import (
     DeadlineTooShort,
     Draining,
@@ -44,26 +43,6 @@ from headrace.batcher.watchdog import Watchdog, hung
 # waited for. A turn in which nothing is done takes some microseconds (docs/performance.md,
 # "Decisions that wait").
 _QUIET_TURNS, _MOST_TURNS, _MOST_SECONDS, _COMPANY = 4, 12, 0.001, 0.5
-
-
-@dataclass(slots=True)
-class Answer:
-    """The result of one request, and how it came about. `total_seconds` counts from arrival."""
-
-    result: Any
-    batch: Batch
-    completion: Completion
-    queue_seconds: float
-    total_seconds: float
-
-
-class Run(NamedTuple):
-    """A run that has ended: `ended` are the requests that end with it, `now` is when it did."""
-
-    batch: Batch
-    completion: Completion
-    ended: list[Request]
-    now: float
 
 
 class Runner:
@@ -94,14 +73,14 @@ class Runner:
         self._look: asyncio.TimerHandle | None = None
         self._unable = ""
         self.lost: Callable[[Executor, Batch], None] = lambda executor, batch: None
-        self._promises: dict[Request, Promise[Answer]] = {}
+        self._callers = Callers(self._observer)
         self._decision: asyncio.Handle | None = None
         self._settling: asyncio.Handle | None = None
         self._arrived = False
         self._settle_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self._draining = self._aborted = False
+        self._draining = False
         self._empty: asyncio.Event = asyncio.Event()
         if isinstance(self.state.device.lock, nullcontext):
             self.state.device.lock = threading.Lock()
@@ -136,8 +115,7 @@ class Runner:
                 raise DeadlineTooShort(refusal.message)
             raise Overloaded(refusal.message, refusal.retry_after)
         self._observer.accepted(request)
-        promise: Promise[Answer] = Promise(partial(self._withdrawn, request))
-        self._promises[request] = promise
+        promise = self._callers.promise(request, partial(self._withdrawn, request))
         self._arrived = True
         if self.state.crowd < _COMPANY or self._full(request):
             self._decide_soon()
@@ -163,7 +141,7 @@ class Runner:
     def abort(self) -> None:
         """Ends every waiting request with Draining, and tells what runs to stop."""
         with self._lock:
-            self._draining = self._aborted = True
+            self._draining = self._callers.aborted = True
             running = [batch for batch in self.state.running.values() if batch is not None]
         for batch in running:
             self._executors[batch.executor].abandon(batch)
@@ -193,7 +171,7 @@ class Runner:
             self._empty.set()
 
     def _withdrawn(self, request: Request) -> None:
-        if self._promises.pop(request, None) is None:
+        if self._callers.leaves(request) is None:
             return
         with self._lock:
             abandoned = self._scheduler.cancel(request)
@@ -244,7 +222,7 @@ class Runner:
             elif isinstance(action, Drop):
                 self._drop(action.request, action.why)
             else:
-                self._refuse(action)
+                self._callers.refuse(action)
         if self._draining and self._idle():
             self._empty.set()
 
@@ -280,7 +258,7 @@ class Runner:
             ended = self._scheduler.complete(batch.executor, completion.seconds, now=now)
             actions: Sequence[Action] = ()
             try:
-                if not self._aborted:  # or it would begin what is to be ended
+                if not self._callers.aborted:  # or it would begin what is to be ended
                     actions = self._scheduler.step(now)
             except Exception:  # noqa: BLE001 (decided again on the loop, whose handler hears of it)
                 self._post(self._decide_soon)
@@ -299,9 +277,9 @@ class Runner:
 
     def _follow(self, run: Run, actions: Sequence[Action], begun: Batch | None) -> None:
         """After an executor has gone on by itself, with `begun` unless that is None."""
-        self._tell(run)
+        self._callers.tell(run)
         self._perform(actions, begun)
-        if self._aborted:
+        if self._callers.aborted:
             self._end_waiting(Why.DRAINING)
 
     def _completed(self, batch: Batch, completion: Completion) -> None:
@@ -311,47 +289,17 @@ class Runner:
                 return  # it was given up, and its callers have been told
             seconds = completion.seconds
             ended = self._scheduler.complete(batch.executor, seconds, failed=failed, now=now)
-        self._tell(Run(batch, completion, ended, now))
-        if self._aborted:
+        self._callers.tell(Run(batch, completion, ended, now))
+        if self._callers.aborted:
             self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again
         elif self._draining or (self.state.queues and not self.state.device.pressed):
             self._decide_soon()
         elif self.state.queues:
             self._settle_soon()  # an executor that idles meanwhile leaves its core to the loop
 
-    def _tell(self, run: Run) -> None:
-        batch, completion, ended, now = run
-        self._observer.completed(batch, completion, now)
-        for request in batch.requests:
-            if not self._awaited(request, now):
-                self._observer.wasted(request, batch, now)
-        results = dict(zip(batch.requests, completion.results, strict=False))
-        for request in ended:
-            self._end(request, results.get(request), batch, completion, now)
-
-    def _awaited(self, request: Request, now: float) -> bool:
-        return request in self._promises and not request.expired(now)
-
-    def _end(
-        self, request: Request, result: Any, batch: Batch, completion: Completion, now: float
-    ) -> None:
-        promise = self._promises.pop(request, None)
-        if promise is None:
-            return  # its caller left when another was told
-        if completion.error is None:
-            self._observer.answered(request, batch, completion, now)
-            queued, total = request.started - request.arrival, now - request.arrival
-            promise.resolve(Answer(result, batch, completion, queued, total))
-        elif self._aborted:
-            self._observer.dropped(request, Why.DRAINING, now)
-            promise.fail(Draining("the server is shutting down"))
-        else:
-            self._observer.failed(request, now)
-            promise.fail(outcomes.of_failure(completion.error))
-
     def _drop(self, request: Request, why: Why) -> None:
         now = self._clock()
-        promise = self._promises.pop(request, None)
+        promise = self._callers.leaves(request)
         if promise is None:
             return
         if why is Why.OVERTAKEN and request.deadline < now + TIMER_GRAIN:
@@ -360,12 +308,6 @@ class Runner:
         with self._lock:
             error = outcomes.of_drop(request, why, self.state, now, self._unable)
         promise.fail(error)
-
-    def _refuse(self, refusal: Reject) -> None:
-        promise = self._promises.pop(refusal.request, None)
-        if promise is not None:
-            self._observer.rejected(refusal)
-            promise.fail(Overloaded(refusal.message, refusal.retry_after))
 
     def _wake_at(self, time: float) -> None:
         # A timer that fires too early only asks again: far cheaper than re-arming it each time.
@@ -401,15 +343,11 @@ class Runner:
                 return  # it has ended after all
             ended = self._scheduler.give_up(batch.executor)
         executor.desert(batch)
-        completion = Completion(error=hung(batch, now))
-        self._observer.hung(batch, now)
-        self._observer.completed(batch, completion, now)
-        for request in ended:
-            self._end(request, None, batch, completion, now)
+        self._callers.give_up(Run(batch, Completion(error=hung(batch, now)), ended, now))
         self.lost(executor, batch)
         self._decide_soon()
 
     def _idle(self) -> bool:
         """Whether nothing waits or runs, nor has run without its callers having been told."""
         running = self.state.running.values()
-        return not self._promises and all(batch is None for batch in running)
+        return not self._callers and all(batch is None for batch in running)

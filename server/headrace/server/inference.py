@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from headrace.batcher.callers import Answer
 from headrace.batcher.errors import ExecutionFailed
 from headrace.batcher.promise import Promise
 from headrace.batcher.request import Request
-from headrace.batcher.runner import Answer
 from headrace.inference.tensors import Array
 from headrace.server.contract import (
     InputTensor,

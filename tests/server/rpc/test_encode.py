@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from headrace.batcher.callers import Answer
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Request
-from headrace.batcher.runner import Answer
 from headrace.inference.tensors import DATATYPES, Array, decode_raw
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput

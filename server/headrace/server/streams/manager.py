@@ -15,8 +15,8 @@ from functools import partial
 from typing import Protocol
 
 from headrace.batcher import errors as batcher
+from headrace.batcher.callers import Answer
 from headrace.batcher.promise import Promise
-from headrace.batcher.runner import Answer
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
 from headrace.server.inference import InferenceResult, SequencePlace, Submitted, submit
