@@ -55,11 +55,14 @@ class InferKeywords(TypedDict, total=False):
 def merged(method: str, options: Options, keywords: Mapping[str, Any]) -> Options:
     """`options`, a dataclass, with `keywords` in place of its own fields. Raises TypeError, in the
     name of the `method` that took the keywords, for one that is no field."""
-    known = [each.name for each in fields(options)]  # type: ignore[arg-type]
-    for name in keywords:
-        if name not in known:
-            raise TypeError(
-                f"{method}() got an unexpected keyword argument {name!r}; "
-                f"options are {', '.join(known)}"
-            )
-    return replace(options, **keywords)  # type: ignore[type-var]
+    try:
+        return replace(options, **keywords)  # type: ignore[type-var]
+    except TypeError:
+        known = [each.name for each in fields(options)]  # type: ignore[arg-type]
+        for name in keywords:
+            if name not in known:
+                raise TypeError(
+                    f"{method}() got an unexpected keyword argument {name!r}; "
+                    f"options are {', '.join(known)}"
+                ) from None
+        raise
