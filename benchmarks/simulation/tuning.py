@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from simulation.engine import Outcome, Rule, Simulation
 from simulation.rules import Knobs
 from simulation.workloads import Workload
 
 RuleOf = Callable[[Knobs], Rule]
+Play = TypeVar("Play", bound=Workload)
+Score = Callable[[Outcome], float]
 
 _SIZE_MOVES = (0.75, 1.25, 1.5)
 _DELAY_MOVES = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -56,13 +60,23 @@ def run(workload: Workload, rule: Rule) -> Outcome:
     return Simulation(workload, rule).run()
 
 
-def tune(workload: Workload, rule: RuleOf, score: Callable[[Outcome], float], grid: Grid) -> Tuned:
-    """The knobs with the highest score."""
+def games(workload: Play, count: int) -> list[Play]:
+    """`workload` with other dice each time: seeds 1, 2, 3, ..."""
+    return [replace(workload, seed=seed) for seed in range(1, 1 + count)]
+
+
+def mean(played: Sequence[Workload], rule: Callable[[], Rule], score: Score) -> float:
+    """The mean score of a rule that begins each game anew."""
+    return statistics.mean(score(run(game, rule())) for game in played)
+
+
+def tune(played: Sequence[Workload], rule: RuleOf, score: Score, grid: Grid) -> Tuned:
+    """The knobs with the highest mean score over games that differ in their seeds alone."""
 
     def of(knobs: Knobs, beat: float) -> float:
-        return score(run(workload, rule(knobs)))
+        return mean(played, lambda: rule(knobs), score)
 
-    return _climb(workload, of, -math.inf, grid)
+    return _climb(played[0], of, -math.inf, grid)
 
 
 def tune_load(workload: Workload, rule: RuleOf, grid: Grid) -> Tuned:
