@@ -332,3 +332,17 @@ def test_what_is_always_cold_is_learned_all_the_same() -> None:
         now += seconds
         sched.complete(batch.executor, seconds)
     assert used[-256:].count("n0") >= 200
+
+
+@pytest.mark.parametrize("slowed", [8, 40])
+def test_a_slow_moment_of_the_main_team_is_over_soon(slowed: int) -> None:
+    """Lone requests are right on it, and some runs in a row take a third longer: the other team is
+    a tenth worse than what those make believe, which few of its own runs must be enough to mend."""
+    costs: dict[str, Cost] = {"cpu": lambda n: 0.9 * n, "cpux2": lambda n: 1.25 * n}
+    sched = scheduler({"n0": "cpu", "n1": "cpu", "w0": "cpux2"}, costs, {"n0": 0, "n1": 0, "w0": 1})
+    used = lone(sched, 3000, {"n0": 0.9, "w0": 1.25})
+    assert used[-1000:].count("w0") <= 16
+    lone(sched, slowed, {"n0": 1.2, "w0": 1.25})
+    used = lone(sched, 3000, {"n0": 0.9, "w0": 1.25})
+    assert used.count("w0") <= 200
+    assert used[-1000:].count("w0") <= 16

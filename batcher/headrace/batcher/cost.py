@@ -17,6 +17,7 @@ from headrace.batcher import curve
 from headrace.batcher.overhead import Overhead, moved
 from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
+from headrace.batcher.trials import Verdict
 
 # A run that takes longer than this many times what was expected counts as this many times.
 _CLIP = 2.0
@@ -75,9 +76,7 @@ class CostTable:
         self._lately: set[int] = set()
         self._looked = 0
         self._hesitated = 0
-        # Whether lone requests go to another team, and after how many runs of both that was so.
-        self.outdone: bool | None = None
-        self.outdone_at = 0
+        self.lone = Verdict()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -172,6 +171,11 @@ class CostTable:
         """To be asked once for each decision in which a size could be tried; whether it should."""
         self._hesitated += 1
         return self._hesitated % _TRIAL_EVERY == 0
+
+    def refresh(self) -> None:
+        """Has the table tell of every run so far, which it else does ever more rarely."""
+        if self._stale and self._table:
+            self._build()
 
     def profile(self, runs: Iterable[tuple[int, float]]) -> None:
         """Learns from runs that were made to measure: rows and seconds of each."""

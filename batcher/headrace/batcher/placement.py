@@ -21,6 +21,7 @@ from headrace.batcher.group import group
 from headrace.batcher.queue import Queue
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
+from headrace.batcher.trials import Trials
 
 # Costs are noisy: another team must promise at least so much less waiting. A lone request is what
 # it was laid out for, so there it must look worse to be left: many threads have slow moments, and
@@ -28,8 +29,6 @@ from headrace.batcher.state import State
 _CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
 # Each team's first runs of lone requests come first.
 _FIRST = 3
-# What was measured at load is put to the test so many runs later than a change of mind.
-_MEASURED = 192
 # What another team takes for the size that suits a crowd, sizes up to so many times as large tell,
 # or up to the whole crowd.
 _NEAR = 2.0
@@ -37,30 +36,6 @@ _NEAR = 2.0
 ALONE = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
 _LONG = 64.0
-
-
-class Trials(NamedTuple):
-    """When a team that is thought worse runs all the same: `runs` in a row, `first` runs after it
-    was thought so, after twice as many, and so on up to every `most`.
-
-    What was learned in a bad moment is soon unlearned so, and what has stood for long is hardly
-    ever put to the test.
-    """
-
-    first: int
-    most: int
-    runs: int
-
-    def due(self, since: int) -> bool:
-        """Whether one is to run, `since` runs later."""
-        if since < self.first:
-            return False
-        return since % min(self.most, 1 << since.bit_length() - 1) < self.runs
-
-
-# Of lone requests. The many threads of another team fall asleep, and so many runs wake them. The
-# main one is told by few, but those put the other to sleep: they must be a small part of all.
-_OTHER, _MAIN = Trials(64, 2048, 16), Trials(256, 2048, 4)
 # Of a crowd that another team serves, for the main one to be known.
 _CROWD = Trials(64, 512, 16)
 
@@ -122,12 +97,10 @@ def _on_trial(ours: CostTable, theirs: CostTable, better: bool) -> bool:
     for table, taken in ((theirs, True), (ours, False)):
         if table.observations < _FIRST:
             return taken
-    runs = ours.observations + theirs.observations
-    if better is not ours.outdone:
-        ours.outdone_at = runs + (_MEASURED if ours.outdone is None else 0)
-        ours.outdone = better
-    trials = _MAIN if better else _OTHER
-    return better is not trials.due(runs - ours.outdone_at)
+    elsewhere, tried = ours.lone.elsewhere(better, ours.observations + theirs.observations)
+    if tried:  # or the few runs of a trial would not show for long
+        (ours if elsewhere else theirs).refresh()
+    return elsewhere
 
 
 def _taken_over(ours: CostTable, theirs: CostTable, rows: float) -> bool:
