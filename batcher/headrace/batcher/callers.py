@@ -14,7 +14,7 @@ from headrace.batcher.promise import Promise
 from headrace.batcher.request import Batch, Reject, Request, Why
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Answer:
     """The result of one request, and how it came about. `total_seconds` counts from arrival."""
 
@@ -23,6 +23,20 @@ class Answer:
     completion: Completion
     queue_seconds: float
     total_seconds: float
+
+    def __init__(
+        self,
+        result: Any,
+        batch: Batch,
+        completion: Completion,
+        queue_seconds: float,
+        total_seconds: float,
+    ) -> None:
+        self.result = result
+        self.batch = batch
+        self.completion = completion
+        self.queue_seconds = queue_seconds
+        self.total_seconds = total_seconds
 
 
 class Run(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from headrace.batcher.request import Batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Completion:
     """How a batch went.
 
@@ -18,11 +18,25 @@ class Completion:
     handing out the outputs.
     """
 
-    results: Sequence[Any] = ()
-    error: Exception | None = None
-    input_seconds: float = 0.0
-    infer_seconds: float = 0.0
-    output_seconds: float = 0.0
+    results: Sequence[Any]
+    error: Exception | None
+    input_seconds: float
+    infer_seconds: float
+    output_seconds: float
+
+    def __init__(
+        self,
+        results: Sequence[Any] = (),
+        error: Exception | None = None,
+        input_seconds: float = 0.0,
+        infer_seconds: float = 0.0,
+        output_seconds: float = 0.0,
+    ) -> None:
+        self.results = results
+        self.error = error
+        self.input_seconds = input_seconds
+        self.infer_seconds = infer_seconds
+        self.output_seconds = output_seconds
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,8 @@
-"""What the batcher moves about: requests, and the batches it makes of them."""
+"""What the batcher moves about: requests, and the batches it makes of them.
+
+What is made for each request or batch has its `__init__` written out, here and elsewhere: one that
+is generated stays interpreted where the rest is compiled (docs/performance.md, "Compiled").
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import enum
 import itertools
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 # A request without a deadline, or with a distant one, becomes as urgent as one whose deadline lies
@@ -27,7 +31,7 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, init=False)
 class Request:
     """One caller's work, as far as scheduling it goes.
 
@@ -43,23 +47,47 @@ class Request:
     key: Hashable
     payload: Any
     arrival: float
-    rows: int = 1
-    nbytes: int = 0
-    deadline: float = math.inf
-    priority: int = 1
-    solo: bool = False
-    caller: Hashable = ""
-    trial: bool = field(default=False, init=False)
-    phase: Phase = field(default=Phase.NEW, init=False)
-    sequence: int = field(default_factory=lambda: next(_sequence), init=False)
-    started: float = field(default=math.nan, init=False)
-    urgency: float = field(init=False)
-    turn: int = field(init=False)
-    group: object | None = field(default=None, init=False)
+    rows: int
+    nbytes: int
+    deadline: float
+    priority: int
+    solo: bool
+    caller: Hashable
+    trial: bool
+    phase: Phase
+    sequence: int
+    started: float
+    urgency: float
+    turn: int
+    group: object | None
 
-    def __post_init__(self) -> None:
-        self.urgency = self.soft_deadline + PRIORITY_STEP * (self.priority - 1)
-        self.turn = self.sequence
+    def __init__(
+        self,
+        key: Hashable,
+        payload: Any,
+        arrival: float,
+        rows: int = 1,
+        nbytes: int = 0,
+        deadline: float = math.inf,
+        priority: int = 1,
+        solo: bool = False,
+        caller: Hashable = "",
+    ) -> None:
+        self.key = key
+        self.payload = payload
+        self.arrival = arrival
+        self.rows = rows
+        self.nbytes = nbytes
+        self.deadline = deadline
+        self.priority = priority
+        self.solo = solo
+        self.caller = caller
+        self.trial = False
+        self.phase = Phase.NEW
+        self.sequence = self.turn = next(_sequence)
+        self.started = math.nan
+        self.urgency = self.soft_deadline + PRIORITY_STEP * (priority - 1)
+        self.group = None
 
     @property
     def soft_deadline(self) -> float:
@@ -92,7 +120,7 @@ class Reason(enum.Enum):
     RETRY = "half of a batch that failed"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, init=False)
 class Batch:
     """Requests of one key that run together, in order, on one executor.
 
@@ -107,16 +135,33 @@ class Batch:
     executor: str
     reason: Reason
     started: float
-    waiting: int = 0
-    expected: float = math.nan
-    cold: bool = False
-    abandoned: bool = False
-    rows: int = field(init=False)
-    live: int = field(init=False)
+    waiting: int
+    expected: float
+    cold: bool
+    abandoned: bool
+    rows: int
+    live: int
 
-    def __post_init__(self) -> None:
-        self.rows = sum(request.rows for request in self.requests)
-        self.live = len(self.requests)
+    def __init__(
+        self,
+        key: Hashable,
+        requests: list[Request],
+        executor: str,
+        reason: Reason,
+        started: float,
+        waiting: int = 0,
+        expected: float = math.nan,
+    ) -> None:
+        self.key = key
+        self.requests = requests
+        self.executor = executor
+        self.reason = reason
+        self.started = started
+        self.waiting = waiting
+        self.expected = expected
+        self.cold = self.abandoned = False
+        self.rows = sum(request.rows for request in requests)
+        self.live = len(requests)
 
 
 class Why(enum.Enum):
@@ -133,11 +178,14 @@ class Why(enum.Enum):
     NO_EXECUTOR = "no executor left"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Dispatch:
     """Run `batch` on the executor it names."""
 
     batch: Batch
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
 
 @dataclass(frozen=True, slots=True)

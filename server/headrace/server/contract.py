@@ -17,13 +17,18 @@ from headrace.server.models.spec import TensorSpec
 _MOST_ROWS = 1 << 20
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class InputTensor:
     """A tensor as the caller sent it; BF16 as uint16 bits, BYTES as an object array of bytes."""
 
     name: str
     datatype: str
     array: Array
+
+    def __init__(self, name: str, datatype: str, array: Array) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.array = array
 
 
 def by_name(model: ServedModel, inputs: Sequence[InputTensor]) -> dict[str, InputTensor]:

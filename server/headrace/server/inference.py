@@ -63,7 +63,7 @@ class Kind:
         self.prepared: _Prepared | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class InferenceRequest:
     """What a caller asks. Times are seconds: `arrival` of the monotonic clock, the others spans.
 
@@ -81,20 +81,54 @@ class InferenceRequest:
     version: str
     inputs: Sequence[InputTensor]
     arrival: float
-    outputs: Sequence[str] = ()
-    remaining: float = math.inf
-    timeout: float | None = None
-    priority: int = 0
-    solo: bool = False
-    caller: str = ""
-    states: Sequence[Array] = ()
-    sequence: SequencePlace | None = None
-    kind: Kind | None = None
-    id: str = ""
-    identity: str = ""
+    outputs: Sequence[str]
+    remaining: float
+    timeout: float | None
+    priority: int
+    solo: bool
+    caller: str
+    states: Sequence[Array]
+    sequence: SequencePlace | None
+    kind: Kind | None
+    id: str
+    identity: str
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        inputs: Sequence[InputTensor],
+        arrival: float,
+        outputs: Sequence[str] = (),
+        remaining: float = math.inf,
+        timeout: float | None = None,
+        priority: int = 0,
+        solo: bool = False,
+        caller: str = "",
+        states: Sequence[Array] = (),
+        sequence: SequencePlace | None = None,
+        kind: Kind | None = None,
+        id: str = "",
+        identity: str = "",
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.inputs = inputs
+        self.arrival = arrival
+        self.outputs = outputs
+        self.remaining = remaining
+        self.timeout = timeout
+        self.priority = priority
+        self.solo = solo
+        self.caller = caller
+        self.states = states
+        self.sequence = sequence
+        self.kind = kind
+        self.id = id
+        self.identity = identity
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class InferenceResult:
     """The outputs in the order asked for, shaped as the model's contract has them; and the states
     that came out, in the order of its contract's states.
@@ -107,9 +141,25 @@ class InferenceResult:
     model: ServedModel
     outputs: Sequence[tuple[TensorSpec, Array]]
     answer: Answer
-    states: Sequence[Array] = ()
-    padded_to: int = 0
-    notes: dict[Hashable, bytes] | None = None
+    states: Sequence[Array]
+    padded_to: int
+    notes: dict[Hashable, bytes] | None
+
+    def __init__(
+        self,
+        model: ServedModel,
+        outputs: Sequence[tuple[TensorSpec, Array]],
+        answer: Answer,
+        states: Sequence[Array] = (),
+        padded_to: int = 0,
+        notes: dict[Hashable, bytes] | None = None,
+    ) -> None:
+        self.model = model
+        self.outputs = outputs
+        self.answer = answer
+        self.states = states
+        self.padded_to = padded_to
+        self.notes = notes
 
 
 class Pending(Protocol):
@@ -122,7 +172,7 @@ class Pending(Protocol):
         """What the future, which has ended, says to the caller. Raises the errors of `infer`."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Submitted:
     """A request that waits for its answer. Cancelling the future withdraws it."""
 
@@ -130,7 +180,21 @@ class Submitted:
     request: InferenceRequest
     work: Request
     future: Promise[Answer]
-    known: _Prepared | None = None
+    known: _Prepared | None
+
+    def __init__(
+        self,
+        model: ServedModel,
+        request: InferenceRequest,
+        work: Request,
+        future: Promise[Answer],
+        known: _Prepared | None = None,
+    ) -> None:
+        self.model = model
+        self.request = request
+        self.work = work
+        self.future = future
+        self.known = known
 
     def outcome(self) -> InferenceResult:
         """What the future, which has ended, says to the caller. Raises the errors of `infer`."""

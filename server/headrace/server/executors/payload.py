@@ -9,7 +9,7 @@ from headrace.inference.tensors import Array
 from headrace.server.executors.layout import PLAIN, TensorLayout
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Payload:
     """What a request asks of a session.
 
@@ -20,7 +20,11 @@ class Payload:
     """
 
     inputs: Sequence[Array]
-    length: int = 0
+    length: int
+
+    def __init__(self, inputs: Sequence[Array], length: int = 0) -> None:
+        self.inputs = inputs
+        self.length = length
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,15 +111,15 @@ class InFlight:
     def __init__(self, limits: Limits) -> None:
         self.nbytes = 0
         self._limits = limits
-        self._calls: Counter[str] = Counter()
-        self._streams: Counter[str] = Counter()
+        self._calls: dict[str, int] = {}
+        self._streams: dict[str, int] = {}
 
     def take(self, caller: str, nbytes: int) -> Charge:
         """Raises Overloaded. A request that is alone is taken, however large a message may be."""
-        limits = self._limits
-        if self._calls[caller] >= limits.caller_calls:
+        limits, calls = self._limits, self._calls.get(caller, 0)
+        if calls >= limits.caller_calls:
             raise Overloaded(
-                f"too many calls: '{caller}' has {self._calls[caller]} in flight, the limit is "
+                f"too many calls: '{caller}' has {calls} in flight, the limit is "
                 f"{limits.caller_calls} (max_caller_calls)",
                 _RETRY_SECONDS,
             )
@@ -130,7 +129,7 @@ class InFlight:
                 f"takes {nbytes}, the limit is {limits.bytes_in_flight} (max_inflight_bytes)",
                 _RETRY_SECONDS,
             )
-        self._calls[caller] += 1
+        self._calls[caller] = calls + 1
         self.nbytes += nbytes
         return Charge(self, caller, nbytes)
 
@@ -154,20 +153,21 @@ class InFlight:
     @contextmanager
     def stream(self, caller: str) -> Iterator[None]:
         """One stream of `caller`, open inside the block. Raises Overloaded."""
-        if self._streams[caller] >= self._limits.caller_streams:
+        streams = self._streams.get(caller, 0)
+        if streams >= self._limits.caller_streams:
             raise Overloaded(
-                f"too many streams: '{caller}' has {self._streams[caller]} open, the limit is "
+                f"too many streams: '{caller}' has {streams} open, the limit is "
                 f"{self._limits.caller_streams} (max_caller_streams)",
                 _RETRY_SECONDS,
             )
-        self._streams[caller] += 1
+        self._streams[caller] = streams + 1
         try:
             yield
         finally:
             _less(self._streams, caller)
 
 
-def _less(counts: Counter[str], caller: str) -> None:
+def _less(counts: dict[str, int], caller: str) -> None:
     """Callers who have nothing in flight any more are not remembered."""
     counts[caller] -= 1
     if not counts[caller]:

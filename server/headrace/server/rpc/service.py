@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -36,22 +36,31 @@ MODEL_INFER, MODEL_STREAM_INFER = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelSt
 Received = WireRequest | errors.InvalidInput
 
 
-class Sender(NamedTuple):
+class Sender:
     """caller: whose share of the executors a request takes. identity: who that is, empty where the
     server does not ask."""
 
-    caller: str
-    identity: str
+    __slots__ = ("caller", "identity")
+
+    def __init__(self, caller: str, identity: str) -> None:
+        self.caller = caller
+        self.identity = identity
 
 
-class Begun(NamedTuple):
+class Begun:
     """A request that was taken on. Cancelling the future withdraws it. charge: what it holds, and
-    its answer, to be let go once that has left."""
+    its answer, to be let go once that has left. call: None for a request of a stream, which is one
+    call for all of them."""
 
-    wire: WireRequest
-    pending: Pending
-    charge: Charge
-    call: Call | None  # None for a request of a stream, which is one call for all of them
+    __slots__ = ("call", "charge", "pending", "wire")
+
+    def __init__(
+        self, wire: WireRequest, pending: Pending, charge: Charge, call: Call | None
+    ) -> None:
+        self.wire = wire
+        self.pending = pending
+        self.charge = charge
+        self.call = call
 
     @property
     def future(self) -> asyncio.Future[Any] | Promise[Any]:

@@ -12,7 +12,7 @@ costs".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -57,12 +57,15 @@ class Head:
         self.asked: Any = None
 
 
-class WireRequest(NamedTuple):
+class WireRequest:
     """A request in its parts. `raw` are its raw_input_contents, views of the bytes that came."""
 
-    head: Head
-    id: str
-    raw: Sequence[memoryview]
+    __slots__ = ("head", "id", "raw")
+
+    def __init__(self, head: Head, id: str, raw: Sequence[memoryview]) -> None:
+        self.head = head
+        self.id = id
+        self.raw = raw
 
 
 class Reader:
@@ -102,13 +105,16 @@ class Reader:
         return head
 
 
-class Parts(NamedTuple):
+class Parts:
     """A serialized request taken apart. head: the message without its id and its raw tensors,
     serialized still."""
 
-    head: bytes
-    id: str
-    raw: Sequence[memoryview]
+    __slots__ = ("head", "id", "raw")
+
+    def __init__(self, head: bytes, id: str, raw: Sequence[memoryview]) -> None:
+        self.head = head
+        self.id = id
+        self.raw = raw
 
 
 def split(data: bytes) -> Parts:
