@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from typing import Final
 
 from headrace.batcher.request import Reject, Request, Why
 from headrace.batcher.state import State
 
 # What a refused caller is told while nothing is known of costs.
-_UNKNOWN_WAIT = 0.1
-_TRIAL_EVERY = 16
-_TWICE = 2.0
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 30.0
+_UNKNOWN_WAIT: Final = 0.1
+_TRIAL_EVERY: Final = 16
+_TWICE: Final = 2.0
+_SHORTEST_WAIT: Final = 0.001
+_LONGEST_WAIT: Final = 30.0
 
 
 def full(state: State, request: Request) -> Reject | None:

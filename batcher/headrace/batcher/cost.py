@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 
@@ -20,32 +21,39 @@ from headrace.batcher.sizing import SizePlan
 from headrace.batcher.trials import Verdict
 
 # A run that takes longer than this many times what was expected counts as this many times.
-_CLIP = 2.0
-_FEW = 8
-_SEEN = 3
+_CLIP: Final = 2.0
+_FEW: Final = 8
+_SEEN: Final = 3
 # One of a size's first runs takes less than this share of those before it: they were cold.
-_COLD, _THAWED = 4, 0.75
+_COLD: Final = 4
+_THAWED: Final = 0.75
 # Everything has become slower or faster when the recent runs, taken together, are off by a seventh,
 # and by more than that many runs are off by chance where runs are usually off by so much.
-_STEADY, _CHANCE = 0.14, 1.0
+_STEADY: Final = 0.14
+_CHANCE: Final = 1.0
 # Or when so many in a row are all off to the same side, by a tenth and more than runs usually are.
-_IN_A_ROW, _OFF, _UNUSUAL = 5, 0.1, 2.5
-_SLOWEST_GAIN = 0.04
+_IN_A_ROW: Final = 5
+_OFF: Final = 0.1
+_UNUSUAL: Final = 2.5
+_SLOWEST_GAIN: Final = 0.04
 # At most one run in so many is forgotten for being cold.
-_FORGOTTEN = 4
+_FORGOTTEN: Final = 4
 # Of the decisions in which another size could be tried, one in so many is for it; until so many
 # runs have told what it takes.
-_TRIAL_EVERY, _TOLD = 8, 3
+_TRIAL_EVERY: Final = 8
+_TOLD: Final = 3
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
 # time. One that was not run for so long, or not since the profile, says no more of others than so
 # many runs.
-_DATED, _HEARSAY = 1024, 0.25
+_DATED: Final = 1024
+_HEARSAY: Final = 0.25
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
 # largest that was run, until a second size takes no longer than so many times what was expected.
-_AT_FIRST, _STRIDE = 8, 2
-_MISLED = 1.25
+_AT_FIRST: Final = 8
+_STRIDE: Final = 2
+_MISLED: Final = 1.25
 # By so much the level of a borrowed table must be off to be worth a new one at once.
-_TELLING = 0.02
+_TELLING: Final = 0.02
 
 
 class CostTable:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Final
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.overhead import Overhead
 
 # Cost grows a little slower than the number of elements, where nothing else is known.
-_ELEMENTS_EXPONENT = 0.8
-_KEPT_TABLES = 512
+_ELEMENTS_EXPONENT: Final = 0.8
+_KEPT_TABLES: Final = 512
 
 
 class CostModel:

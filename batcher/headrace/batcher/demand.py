@@ -6,16 +6,17 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Final
 
 from headrace.batcher.request import Request
 
 # Arrivals are forgotten over this many seconds.
-_WINDOW = 0.5
+_WINDOW: Final = 0.5
 # Callers who ask again at once are back within this share of t(1).
-_ECHO = 0.2
-_SMOOTHING = 0.05
-_ECHO_SMOOTHING = 0.1
-_KEPT_KEYS = 512
+_ECHO: Final = 0.2
+_SMOOTHING: Final = 0.05
+_ECHO_SMOOTHING: Final = 0.1
+_KEPT_KEYS: Final = 512
 
 
 class Echo:

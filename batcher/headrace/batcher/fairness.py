@@ -13,16 +13,18 @@ buffer taking from the longest queue: McKenney, "Stochastic fairness queueing" (
 
 from __future__ import annotations
 
+from typing import Final
+
 from headrace.batcher.admission import predicted_finish
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Reject, Request, Why
 from headrace.batcher.state import State
 
 # A caller gives way to one with this many fewer: with one fewer they would only change places.
-_MARGIN = 2
+_MARGIN: Final = 2
 # The share of its time that a request may wait where urgency puts it. What is predicted is the
 # shortest wait: others that are more urgent will come, and batches are not always the best ones.
-_COMFORT = 0.5
+_COMFORT: Final = 0.5
 
 
 def take_turn(state: State, request: Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.demand import Demand
@@ -11,7 +11,7 @@ from headrace.batcher.queue import Queue
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 
-_HIGHEST_LOAD = 0.98
+_HIGHEST_LOAD: Final = 0.98
 
 
 class Group(NamedTuple):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Final
 
 from headrace.batcher.group import Group, group
 from headrace.batcher.lookahead import choose, deadlines_press
@@ -31,7 +32,7 @@ from headrace.batcher.state import State
 from headrace.batcher.waiting import wait_until
 
 # Where costs have decided the size, another may be tried: by costs that few runs have told of.
-_TRIED = (Reason.NO_GAIN, Reason.FULL)
+_TRIED: Final = (Reason.NO_GAIN, Reason.FULL)
 
 
 class Learned:

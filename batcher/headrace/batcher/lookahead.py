@@ -18,23 +18,25 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headrace.batcher.group import Group
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 
 # More than this share of those who wait or come being lost is an overload.
-_OVERLOAD = 0.1
+_OVERLOAD: Final = 0.1
 # How far ahead: so many times the wanted batch, and at most so many batches. Queues beyond so many
 # times the largest batch are not looked at: their tail is lost, whatever is done.
-_BATCHES_LONG, _STEPS, _LARGEST_BATCHES = 12.0, 12, 4
+_BATCHES_LONG: Final = 12.0
+_STEPS: Final = 12
+_LARGEST_BATCHES: Final = 4
 # Of a queue of more rows than this, shares of it are tried as well.
-_LONG = 8
+_LONG: Final = 8
 # Rows a second: where nothing has come for long the rate that was learned is 0.
-_SLOWEST = 1e-9
+_SLOWEST: Final = 1e-9
 # Those to come are expected in the middle of their intervals.
-_HALF = 0.5
+_HALF: Final = 0.5
 
 
 class Size(NamedTuple):

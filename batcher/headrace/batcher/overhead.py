@@ -8,12 +8,16 @@ counted, batches would grow because they are large.
 
 from __future__ import annotations
 
+from typing import Final
+
 # What is taken of each batch into the average, and how many times it one may be.
-_GAIN, _CLIP = 0.02, 2.0
+_GAIN: Final = 0.02
+_CLIP: Final = 2.0
 # Up to how many rows all of it is taken to be the batch's own.
-_FEW_ROWS = 8
+_FEW_ROWS: Final = 8
 # By what part of itself, and by how many seconds, it must change to count as another.
-_MOVED, _LEAST = 0.25, 1e-4
+_MOVED: Final = 0.25
+_LEAST: Final = 1e-4
 
 
 class Overhead:

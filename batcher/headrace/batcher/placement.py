@@ -14,7 +14,7 @@ Two cases, and both are decided by what the executors were measured to take:
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.group import group
@@ -26,18 +26,19 @@ from headrace.batcher.trials import Trials
 # Costs are noisy: another team must promise at least so much less waiting. A lone request is what
 # it was laid out for, so there it must look worse to be left: many threads have slow moments, and
 # whoever leaves at each of them learns late that it is over.
-_CLEARLY, _NOT_CLEARLY_WORSE = 0.97, 1.1
+_CLEARLY: Final = 0.97
+_NOT_CLEARLY_WORSE: Final = 1.1
 # Each team's first runs of lone requests come first.
-_FIRST = 3
+_FIRST: Final = 3
 # What another team takes for the size that suits a crowd, sizes up to so many times as large tell,
 # or up to the whole crowd.
-_NEAR = 2.0
+_NEAR: Final = 2.0
 # Below so many others a request is as good as alone.
-ALONE = 0.25
+ALONE: Final = 0.25
 # Of a queue that hardly ever empties only the rate counts, which so many rows tell.
-_LONG = 64.0
+_LONG: Final = 64.0
 # Of a crowd that another team serves, for the main one to be known.
-_CROWD = Trials(64, 512, 16)
+_CROWD: Final = Trials(64, 512, 16)
 
 
 class Place(NamedTuple):

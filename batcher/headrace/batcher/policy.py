@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Batch, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
 
 # Event loops round timers to so many seconds.
-TIMER_GRAIN = 0.001
+TIMER_GRAIN: Final = 0.001
 
 
 class Policy(Protocol):

@@ -59,8 +59,8 @@ class Queue:
         return self.rows * bisect_left(self._entries, rank) / len(self._entries)
 
     def add(self, request: Request) -> None:
-        entry = (*request.rank, request)
-        if self._entries and entry < self._entries[-1]:
+        entry = (request.urgency, request.turn, request.sequence, request)
+        if self._entries and request.before(self._entries[-1][-1]):
             insort(self._entries, entry)
         else:
             self._entries.append(entry)
@@ -69,10 +69,13 @@ class Queue:
 
     def remove(self, request: Request) -> None:
         """Takes `request` out. Raises KeyError when it is not here."""
-        at = bisect_left(self._entries, request.rank)
-        if at == len(self._entries) or self._entries[at][-1] is not request:
+        entries = self._entries
+        at = 0
+        if not entries or entries[0][-1] is not request:  # most leave from the front
+            at = bisect_left(entries, request.rank)
+        if at == len(entries) or entries[at][-1] is not request:
             raise KeyError(request.sequence)
-        del self._entries[at]
+        del entries[at]
         self.rows -= request.rows
         self.nbytes -= request.nbytes
 

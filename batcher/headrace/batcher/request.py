@@ -11,13 +11,13 @@ import itertools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 # A request without a deadline, or with a distant one, becomes as urgent as one whose deadline lies
 # this many seconds after its arrival. Nothing can be overtaken for longer: no starvation.
-PATIENCE = 1.0
+PATIENCE: Final = 1.0
 # Being one priority level lower is like having arrived this many seconds later.
-PRIORITY_STEP = 10.0
+PRIORITY_STEP: Final = 10.0
 
 _sequence = itertools.count()
 
@@ -98,6 +98,14 @@ class Request:
     def rank(self) -> tuple[float, int, int]:
         """What orders requests, the smallest first: urgency, then arrival."""
         return self.urgency, self.turn, self.sequence
+
+    def before(self, other: Request) -> bool:
+        """Whether `rank` is smaller than the other's."""
+        if self.urgency != other.urgency:
+            return self.urgency < other.urgency
+        if self.turn != other.turn:
+            return self.turn < other.turn
+        return self.sequence < other.sequence
 
     def follow(self, rank: tuple[float, int, int]) -> None:
         """Takes the place right behind `rank`, and behind those that follow it already."""

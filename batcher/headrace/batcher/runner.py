@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Final
 
 from headrace.batcher import outcomes
 from headrace.batcher.callers import Answer, Callers, Run
@@ -42,7 +43,10 @@ from headrace.batcher.watchdog import Watchdog, hung
 # in all or so many seconds, and where requests find fewer than so many others here, they are not
 # waited for. A turn in which nothing is done takes some microseconds (docs/performance.md,
 # "Decisions that wait").
-_QUIET_TURNS, _MOST_TURNS, _MOST_SECONDS, _COMPANY = 4, 12, 0.001, 0.5
+_QUIET_TURNS: Final = 4
+_MOST_TURNS: Final = 12
+_MOST_SECONDS: Final = 0.001
+_COMPANY: Final = 0.5
 
 
 class Runner:

@@ -14,21 +14,23 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
 # The queue lengths for which sizes are worked out; in between the next one up is used.
-_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
+_LENGTHS: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
 # Sizes are chosen for a little more than the measured rate, or the queue would never shrink.
-_MARGIN = 1.05
+_MARGIN: Final = 1.05
 # The last few per cent of the peak rate are noise in the costs, or very large batches.
-_NEARLY = 0.97
+_NEARLY: Final = 0.97
 # A batch that reaches this share of the peak rate saves about as much as company can.
-_EFFICIENT = 0.9
+_EFFICIENT: Final = 0.9
 # A smaller gain than this share of the batch's own waiting is noise in the costs; the larger batch
 # is preferred then. One that does more rows a second is preferred to a somewhat larger gain, too:
 # what it saves is certain, and how long the queue will be is not.
-_INDIFFERENT, _PREFERRED = 0.004, 0.02
+_INDIFFERENT: Final = 0.004
+_PREFERRED: Final = 0.02
 
 
 class SizePlan:

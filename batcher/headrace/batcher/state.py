@@ -7,7 +7,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.cost_model import CostModel
@@ -15,10 +15,10 @@ from headrace.batcher.demand import Demands
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Batch, Phase, Request
 
-_CROWD_SMOOTHING = 0.1
+_CROWD_SMOOTHING: Final = 0.1
 _NOBODY: list[str] = []
 # So many runs it takes until a team that takes over is warm: threads sleep, caches are others'.
-_WARM = 8
+_WARM: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

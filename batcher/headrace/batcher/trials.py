@@ -7,7 +7,7 @@ in a row, ever more rarely the longer the verdict stands.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Trials(NamedTuple):
@@ -31,13 +31,15 @@ class Trials(NamedTuple):
 
 # The many threads of another team fall asleep, and so many runs wake them. The main one is told by
 # few, but those put the other to sleep: they must be a small part of all.
-_OTHER, _MAIN = Trials(64, 2048, 16), Trials(256, 2048, 4)
+_OTHER: Final = Trials(64, 2048, 16)
+_MAIN: Final = Trials(256, 2048, 4)
 # What was measured at load is put to the test so many runs later. But a bad moment may have changed
 # the mind, so that the main team is asked again so many runs sooner.
-_MEASURED, _CHANGED = 192, 192
+_MEASURED: Final = 192
+_CHANGED: Final = 192
 # A mind is changed by so many decisions in a row. Five slow runs are enough for a table to rise by
 # a third; it falls again as soon, while its own team goes on.
-_DOUBTS = 16
+_DOUBTS: Final = 16
 
 
 class Verdict:

@@ -20,13 +20,15 @@ Where batching saves little, or less than a timer can measure, no wait is worth 
 
 from __future__ import annotations
 
+from typing import Final
+
 from headrace.batcher.group import Group
 from headrace.batcher.policy import TIMER_GRAIN
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.state import State
 
 # Fewer than this share coming back may be chance.
-_LEAST_SHARE = 0.5
+_LEAST_SHARE: Final = 0.5
 
 
 def wait_until(state: State, seen: Group, now: float) -> float:

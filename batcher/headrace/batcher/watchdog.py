@@ -8,19 +8,20 @@ that was stopped, or got no processor, and goes on, every run would seem to hang
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from headrace.batcher.errors import ExecutorHung
 from headrace.batcher.request import Batch
 from headrace.batcher.state import State
 
 # A run that has taken so many times what was predicted is not merely slow.
-_TIMES = 20.0
+_TIMES: Final = 20.0
 # The first run of a kind that nobody has measured may have kernels to compile: it has so many times
 # as long.
-_UNKNOWN = 10.0
+_UNKNOWN: Final = 10.0
 # It looks so often within `hang_seconds` while anything runs, and has been blind when it could not
 # for twice as long.
-_LOOKS = 4
+_LOOKS: Final = 4
 
 
 class Watchdog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
 
 # Rows that hold nothing cost no bytes: their number is the caller's word alone, and is counted.
-_MOST_ROWS = 1 << 20
+_MOST_ROWS: Final = 1 << 20
 
 
 @dataclass(slots=True, init=False)

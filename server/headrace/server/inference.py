@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from headrace.batcher.callers import Answer
 from headrace.batcher.errors import ExecutionFailed
@@ -35,7 +35,7 @@ from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import ModelSpec, TensorSpec
 from headrace.server.quality.answers import Name
 
-_LOWEST_PRIORITY = 100
+_LOWEST_PRIORITY: Final = 100
 
 
 # The objects of which each request makes one are not frozen: that would triple what they cost.
@@ -219,7 +219,7 @@ class Submitted:
         model, key, known = self.model, self.work.key, self.known
         padded_to = 0 if model.lengths is None else model.lengths.answered(self.work, answer.batch)
         if known is not None:
-            outputs = list(zip(known.outputs, answer.result, strict=True))
+            outputs = [(spec, answer.result[place]) for place, spec in enumerate(known.outputs)]
             return InferenceResult(model, outputs, answer, (), padded_to, known.notes)
         assert isinstance(key, Key)
         specs = [model.outputs[name] for name in self.request.outputs or model.default_outputs]

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -35,10 +35,10 @@ from headrace.server.executors.payload import Key, Payload
 from headrace.server.executors.running import Session, run_session
 from headrace.server.executors.session import Provider
 
-_KEPT_KEYS = 16
-_NICE = 5
+_KEPT_KEYS: Final = 16
+_NICE: Final = 5
 # Seconds. Measured: docs/performance.md, "Runs on the event loop".
-BRIEF = 100e-6
+BRIEF: Final = 100e-6
 
 
 Job = tuple[Batch, Done]
@@ -253,17 +253,17 @@ def _scatter(
                 f"output '{name}' has shape {list(output.shape)} for a batch of {batch.rows} rows"
             )
     longest = padding.length(key.inputs) if padding is not None else 0
+    whole = list(zip(key.outputs, outputs, axes, kept, strict=True))
     shares = []
     at = 0
     for request in batch.requests:
-        end = at + request.rows
-        views = [rows_of(output, axis, at, end) for output, axis in zip(outputs, axes, strict=True)]
-        length = request.payload.length
-        if padding is not None and length:
-            views = [
-                padding.cut(name, view, length, longest)
-                for name, view in zip(key.outputs, views, strict=True)
-            ]
-        shares.append([v.copy() if keep else v for v, keep in zip(views, kept, strict=True)])
+        end, length = at + request.rows, request.payload.length
+        share = []
+        for name, output, axis, keep in whole:
+            view = rows_of(output, axis, at, end)
+            if padding is not None and length:
+                view = padding.cut(name, view, length, longest)
+            share.append(view.copy() if keep else view)
+        shares.append(share)
         at = end
     return shares

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -12,7 +12,7 @@ import onnxruntime as ort
 from headrace.inference.tensors import Array
 from headrace.server.executors.payload import Key
 
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
+_BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16: NumPy has no such dtype, OrtValues carry it
 
 
 class Session(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -30,17 +30,17 @@ from headrace.server.models.spec import TensorSpec
 from headrace.server.rpc.limits import Limits, check_head, check_shape
 from headrace.server.rpc.wire import Head, WireRequest, delimited
 
-EXPLAIN = "headrace_explain"
-SOLO = "headrace_solo"
-FINAL_RESPONSE = "triton_final_response"
-_RESERVED = "triton_"
-_KNOWN_RESERVED = {"triton_enable_empty_final_response", FINAL_RESPONSE}
+EXPLAIN: Final = "headrace_explain"
+SOLO: Final = "headrace_solo"
+FINAL_RESPONSE: Final = "triton_final_response"
+_RESERVED: Final = "triton_"
+_KNOWN_RESERVED: Final = {"triton_enable_empty_final_response", FINAL_RESPONSE}
 # Tags of length-delimited fields of a response.
-_ID_TAG = pb.ModelInferResponse.ID_FIELD_NUMBER << 3 | 2
-_RAW_TAG = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
-_KEPT_SHAPES = 64
-_LONGEST_CALLER = 128
-_LIMITS = Limits()
+_ID_TAG: Final = pb.ModelInferResponse.ID_FIELD_NUMBER << 3 | 2
+_RAW_TAG: Final = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_KEPT_SHAPES: Final = 64
+_LONGEST_CALLER: Final = 128
+_LIMITS: Final = Limits()
 
 # Puts the parts of a message together: bytes, and arrays that lie in one piece.
 Join = Callable[[Sequence[Any]], Any]
@@ -143,7 +143,8 @@ def _known_inputs(asked: _Asked, raw: Sequence[memoryview]) -> list[InputTensor]
     if not asked.tensors or len(raw) != len(asked.tensors):
         return None
     tensors = []
-    for (name, datatype, shape, nbytes), buffer in zip(asked.tensors, raw, strict=True):
+    for place, (name, datatype, shape, nbytes) in enumerate(asked.tensors):
+        buffer = raw[place]
         if len(buffer) != nbytes:
             return None
         array = np.frombuffer(buffer, datatype.numpy).reshape(shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.batcher.errors import Overloaded
 from headrace.server.errors import InvalidInput
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 # What a parsed byte of a message's head comes to in memory, about: typed contents are held once by
 # protobuf and once by NumPy, and text more often than that.
-_HEAD_COST = 4
+_HEAD_COST: Final = 4
 # When a caller who has been refused for what others hold may come again, seconds.
-_RETRY_SECONDS = 0.1
+_RETRY_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,10 @@ def _at_most(where: str, what: str, got: int, limit: int) -> None:
 
 def cost_of(wire: WireRequest) -> int:
     """The bytes of memory that a request holds until it is answered, about."""
-    return sum(map(len, wire.raw)) + _HEAD_COST * (wire.head.nbytes + len(wire.id))
+    nbytes = _HEAD_COST * (wire.head.nbytes + len(wire.id))
+    for tensor in wire.raw:
+        nbytes += len(tensor)
+    return nbytes
 
 
 def message_cost(message: Any) -> int:

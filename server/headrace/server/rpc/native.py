@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
@@ -35,8 +35,8 @@ from headrace.server.rpc.native_reader import Reader
 _log = logging.getLogger(__name__)
 
 # One thread reads and writes several hundred MB/s, far more calls than Python can answer.
-_IO_THREADS = 1
-_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_IO_THREADS: Final = 1
+_EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 class NativeServer:

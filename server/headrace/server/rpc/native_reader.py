@@ -16,18 +16,22 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence, Sized
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 Events = Sequence[tuple[Any, ...]]
 
 # Calls taken at once. Reading is cheap: more would only delay the first of them.
-_GROUP = 64
+_GROUP: Final = 64
 # Answers are brief when so many times in a row everything was answered in so many seconds; when it
 # turns out not to be so, that must be made good by so many more.
-_OFTEN, _BRIEF, _SPOILT = 16, 0.001, 64
+_OFTEN: Final = 16
+_BRIEF: Final = 0.001
+_SPOILT: Final = 64
 # The loop waits for so many milliseconds, and so often in vain; and goes on through so many turns
 # in which not everything is answered. The runner lets arrivals settle for twelve.
-_WAIT_MS, _IN_VAIN, _TURNS = 1, 3, 32
+_WAIT_MS: Final = 1
+_IN_VAIN: Final = 3
+_TURNS: Final = 32
 
 
 class Front(Protocol):

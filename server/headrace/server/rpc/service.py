@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -88,7 +87,7 @@ class InferenceService:
         self.in_flight = InFlight(self._limits)
         self._reader = Reader(self._limits.head_bytes)
         self._draining = False
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes: dict[str, int] = {}
         self._last_arrival = time.monotonic()
         self._streams: set[InferStream] = set()
 
@@ -154,16 +153,19 @@ class InferenceService:
             begun.charge.release()
             if not isinstance(error, Exception):
                 raise
-            self.outcomes[errors.row_of(error).reason] += 1
+            self._count(errors.row_of(error).reason)
             if begun.call is not None:
                 self._watch.failed(begun.call, error, *_named_in(begun.wire))
             raise
-        self.outcomes["OK"] += 1
+        self._count("OK")
         if begun.call is not None:
             spec = result.model.spec
             queued = result.answer.queue_seconds
             self._watch.answered(begun.call, spec.name, spec.version, queued)
         return response
+
+    def _count(self, reason: str) -> None:
+        self.outcomes[reason] = self.outcomes.get(reason, 0) + 1
 
     def sent(self, begun: Begun) -> None:
         """The answer has left: what it held is free."""
@@ -206,11 +208,11 @@ class InferenceService:
 
     def _admitted(self, kind: Kind, received: Received, shown: Callable[[], Shown]) -> str:
         """Who asks, if the guard knows. Raises Unauthenticated, PermissionDenied; counts them."""
-        model = received.head.message.model_name if isinstance(received, WireRequest) else None
+        model = received.head.model if isinstance(received, WireRequest) else None
         try:
             return self.guard.check(kind, model, shown)
         except errors.ServerError as error:
-            self.outcomes[errors.row_of(error).reason] += 1
+            self._count(errors.row_of(error).reason)
             raise
 
     def _begin(
@@ -230,7 +232,7 @@ class InferenceService:
             pending, charge = self._submit(received, arrival, remaining, sender)
             return Begun(received, pending, charge, call)
         except Exception as error:
-            self.outcomes[errors.row_of(error).reason] += 1
+            self._count(errors.row_of(error).reason)
             raise
 
     def _submit(
@@ -286,4 +288,4 @@ def _named_in(received: Received) -> tuple[str, str]:
     """The model and version that a request names."""
     if not isinstance(received, WireRequest):
         return "", ""
-    return received.head.message.model_name, received.head.message.model_version
+    return received.head.model, received.head.version

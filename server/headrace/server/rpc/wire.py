@@ -12,46 +12,49 @@ costs".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 
-_ID, _RAW = (
-    number << 3 | 2  # the tag of a length-delimited field
-    for number in (
-        pb.ModelInferRequest.ID_FIELD_NUMBER,
-        pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER,
-    )
-)
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LONGEST_TAG = 5
+# Tags of length-delimited fields.
+_ID: Final[int] = pb.ModelInferRequest.ID_FIELD_NUMBER << 3 | 2
+_RAW: Final[int] = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_VARINT: Final = 0
+_FIXED64: Final = 1
+_BYTES: Final = 2
+_FIXED32: Final = 5
+_LONGEST_TAG: Final = 5
 
 # Heads that are kept: how many, and of how many bytes at most.
-_KEPT_HEADS, _LONGEST_HEAD = 512, 1024
+_KEPT_HEADS: Final = 512
+_LONGEST_HEAD: Final = 1024
 
 
 # Fields of a message, not counting those inside them: an empty tensor takes two bytes on the wire
 # and a hundred in memory.
-_MOST_FIELDS = 1 << 16
+_MOST_FIELDS: Final = 1 << 16
 # What is not understood here is left to protobuf, but not in sizes that nobody means.
-_LARGEST_ODD = 1 << 20
+_LARGEST_ODD: Final = 1 << 20
 
 
 class Head:
     """A request message without its id and its raw tensors.
 
-    message: not to be changed, since requests share it. kept: whether others may come to share it.
-    nbytes: what it took on the wire. asked: what the codec has read from it; None until then.
+    message: not to be changed, since requests share it. model, version: what it names. kept:
+    whether others may come to share it. nbytes: what it took on the wire. asked: what the codec has
+    read from it; None until then.
     """
 
-    __slots__ = ("asked", "kept", "message", "nbytes")
+    __slots__ = ("asked", "kept", "message", "model", "nbytes", "version")
 
     def __init__(
         self, message: pb.ModelInferRequest, *, kept: bool = False, nbytes: int = 0
     ) -> None:
         self.message = message
+        self.model: str = message.model_name
+        self.version: str = message.model_version
         self.nbytes = nbytes
         self.kept = kept
         self.asked: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container
+from typing import Final
 
 from headrace.server.telemetry.families import Families
 from headrace.server.telemetry.histogram import SECONDS, Histogram
@@ -12,8 +13,8 @@ from headrace.server.telemetry.histogram import SECONDS, Histogram
 Series = tuple[str, str, str, str]
 
 # Series beyond these share those of `_OTHER`: as many as methods times statuses.
-MOST_SERIES = 1000
-_OTHER = "_other"
+MOST_SERIES: Final = 1000
+_OTHER: Final = "_other"
 
 
 class Calls:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
 from headrace.batcher.executor import Completion
 from headrace.batcher.observer import Observer
@@ -15,7 +16,7 @@ from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.server.telemetry.histogram import RATIO, ROWS, SECONDS, Histogram
 
 # Beside the values of Why: how a request ended that was run to its end.
-MODEL_FAILED = "model failed"
+MODEL_FAILED: Final = "model failed"
 
 
 @dataclass(slots=True)
