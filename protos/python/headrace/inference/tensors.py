@@ -132,7 +132,7 @@ def decode_raw(buffer: bytes | memoryview, datatype: Datatype, shape: Sequence[i
             f"expected {expected} bytes for {datatype.name} of shape {list(shape)}, "
             f"got {len(buffer)}"
         )
-    return np.frombuffer(buffer, datatype.numpy).reshape(shape)
+    return np.ndarray(shape, datatype.numpy, buffer)
 
 
 def _decode_bytes(buffer: memoryview, count: int) -> Array:

@@ -147,7 +147,7 @@ def _known_inputs(asked: _Asked, raw: Sequence[memoryview]) -> list[InputTensor]
         buffer = raw[place]
         if len(buffer) != nbytes:
             return None
-        array = np.frombuffer(buffer, datatype.numpy).reshape(shape)
+        array: Array = np.ndarray(shape, datatype.numpy, buffer)
         tensors.append(InputTensor(name, datatype.name, array))
     return tensors
 
