@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headrace.client import AsyncClient, Client
@@ -27,3 +28,35 @@ def test_methods_take_the_same_arguments(name: str) -> None:
             "infer_stream",
             "requests",
         )
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8001", "https://127.0.0.1:8001/"])
+async def test_an_address_is_not_that_of_a_web_page(address: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match=r"leave out https?://.*'127.0.0.1:8001'"):
+            kind(address)
+
+
+def test_a_stream_that_was_not_opened_says_so() -> None:
+    samples = np.ones(8, np.float32)
+    with Client("127.0.0.1:1") as client:
+        stream = client.stream("model", window=4, sample_rate=100)
+        with pytest.raises(RuntimeError, match="not open"):
+            stream.send(samples)
+        with pytest.raises(RuntimeError, match="not open"):
+            list(stream.run([samples]))
+        with pytest.raises(RuntimeError, match="not open"):
+            stream.close()
+
+
+async def test_an_asyncio_stream_that_was_not_opened_says_so() -> None:
+    samples = np.ones(8, np.float32)
+    async with AsyncClient("127.0.0.1:1") as client:
+        stream = client.stream("model", window=4, sample_rate=100)
+        with pytest.raises(RuntimeError, match="not open"):
+            await stream.send(samples)
+        with pytest.raises(RuntimeError, match="not open"):
+            async for _ in stream.run([samples]):
+                pass
+        with pytest.raises(RuntimeError, match="not open"):
+            await stream.close()

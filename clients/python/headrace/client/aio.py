@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from headrace.client import feedback, messages
-from headrace.client.channel import ChannelOptions, for_streams, settings, with_token
+from headrace.client.channel import ChannelOptions, for_streams, settings, target, with_token
 from headrace.client.errors import from_rpc_error
 from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
@@ -246,8 +246,8 @@ class AsyncClient:
 
 def _open(address: str, options: ChannelOptions) -> grpc.aio.Channel:
     if options.tls is None:
-        return grpc.aio.insecure_channel(address, **settings(options))
-    return grpc.aio.secure_channel(address, options.tls.credentials(), **settings(options))
+        return grpc.aio.insecure_channel(target(address), **settings(options))
+    return grpc.aio.secure_channel(target(address), options.tls.credentials(), **settings(options))
 
 
 async def _send(call: Stream, requests: Requests, kept: messages.Kept) -> None:

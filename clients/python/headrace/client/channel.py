@@ -118,6 +118,18 @@ class ChannelSettings(TypedDict):
     compression: grpc.Compression | None
 
 
+def target(address: str) -> str:
+    """`address` as gRPC takes it. Raises ValueError for that of a web page, which it would take for
+    the name of a host and look up."""
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme.lower() in ("http", "https", "grpc", "grpcs"):
+        raise ValueError(
+            f"address: expected host:port, such as 127.0.0.1:8001, got {address!r}: leave out "
+            f"{scheme}:// (try {rest.rstrip('/')!r}); ChannelOptions(tls=TLS()) encrypts"
+        )
+    return address
+
+
 def settings(options: ChannelOptions) -> ChannelSettings:
     """What to open a channel with, apart from address and credentials."""
     balancing: dict[str, object] = {"loadBalancingConfig": [{options.load_balancing: {}}]}

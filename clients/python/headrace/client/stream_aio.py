@@ -151,7 +151,7 @@ class AsyncSensorStream(StreamFacts):
     async def open(self) -> None:
         """Open the stream on the server; `async with` does it. Attempts are made as the client's
         retry policy says. Raises `ModelNotFound`, `InvalidInput`, `Overloaded`, `Unavailable`."""
-        made = 0
+        self._begun, made = True, 0
         while True:
             self._session.wake = self._wake
             self._connection.add(self._session)
@@ -243,6 +243,7 @@ class AsyncSensorStream(StreamFacts):
 
     async def _until(self, ready: Callable[[], T | None]) -> T:
         """Waits until `ready` gives something."""
+        self._expect_begun()
         while True:
             value = ready()
             self._connection.touch(self._session)

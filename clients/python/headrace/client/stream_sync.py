@@ -194,7 +194,7 @@ class SensorStream(StreamFacts):
     def open(self) -> None:
         """Open the stream on the server; `with` does it. Attempts are made as the client's retry
         policy says. Raises `ModelNotFound`, `InvalidInput`, `Overloaded`, `Unavailable`."""
-        made = 0
+        self._begun, made = True, 0
         while True:
             self._session.wake = self._changed.notify_all
             with self._connection.lock:
@@ -301,6 +301,7 @@ class SensorStream(StreamFacts):
 
     def _until(self, ready: Callable[[], T | None]) -> T:
         """Waits until `ready` gives something."""
+        self._expect_begun()
         with self._connection.lock:
             while True:
                 value = ready()

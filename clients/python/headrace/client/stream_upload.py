@@ -61,6 +61,15 @@ class StreamFacts:
     """What a stream knows of itself without asking."""
 
     _session: Session
+    _begun = False
+
+    def _expect_begun(self) -> None:
+        """Raises RuntimeError before `open`: nothing would ever come."""
+        if not self._begun:
+            raise RuntimeError(
+                "the stream is not open: use it in a `with` block (`async with` in asyncio), or "
+                "call open() first"
+            )
 
     @property
     def version(self) -> str:

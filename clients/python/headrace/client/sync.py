@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from headrace.client import feedback, messages
-from headrace.client.channel import ChannelOptions, for_streams, settings, with_token
+from headrace.client.channel import ChannelOptions, for_streams, settings, target, with_token
 from headrace.client.errors import from_rpc_error
 from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
@@ -266,5 +266,5 @@ class Client:
 
 def _open(address: str, options: ChannelOptions) -> grpc.Channel:
     if options.tls is None:
-        return grpc.insecure_channel(address, **settings(options))
-    return grpc.secure_channel(address, options.tls.credentials(), **settings(options))
+        return grpc.insecure_channel(target(address), **settings(options))
+    return grpc.secure_channel(target(address), options.tls.credentials(), **settings(options))
