@@ -33,7 +33,7 @@ MODULES = {
     ),
     "protos/python/headrace/inference": ("tensors",),
     "server/headrace/server": (
-        *("contract", "inference"),
+        *("contract", "exchange", "inference"),
         *("executors/layout", "executors/onnx", "executors/padding", "executors/payload"),
         *("models/lengths",),
         *("rpc/codec", "rpc/limits", "rpc/native", "rpc/native_reader", "rpc/service", "rpc/wire"),

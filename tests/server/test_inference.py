@@ -15,8 +15,9 @@ from headrace.batcher.errors import ExecutionFailed
 from headrace.inference.tensors import Array
 from headrace.server.contract import InputTensor
 from headrace.server.errors import DeadlineExceeded, InvalidInput
+from headrace.server.exchange import InferenceRequest, InferenceResult
 from headrace.server.executors.payload import Key
-from headrace.server.inference import InferenceRequest, InferenceResult, _prepare, infer
+from headrace.server.inference import _prepare, infer
 from headrace.server.models.options import TensorDeclaration
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from headrace.server.contract import InputTensor
+from headrace.server.exchange import InferenceRequest
 from headrace.server.executors.running import run_session
-from headrace.server.inference import InferenceRequest, infer
+from headrace.server.inference import infer
 from headrace.server.models.registry import ModelListener, Registry
 from server import graphs
 

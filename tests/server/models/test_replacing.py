@@ -15,10 +15,11 @@ import pytest
 
 from headrace.batcher.errors import ExecutorHung, NoExecutor
 from headrace.server.contract import InputTensor
+from headrace.server.exchange import InferenceRequest
 from headrace.server.executors.onnx import OnnxExecutor
 from headrace.server.executors.running import run_session
 from headrace.server.executors.session import Provider
-from headrace.server.inference import InferenceRequest, Submitted, submit
+from headrace.server.inference import Submitted, submit
 from headrace.server.models import replacing, served
 from headrace.server.models.options import ModelOptions
 from headrace.server.models.served import Host, ServedModel

@@ -10,7 +10,7 @@ import pytest
 
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.inference import InferenceRequest
+from headrace.server.exchange import InferenceRequest
 from headrace.server.rpc import codec
 from headrace.server.rpc.wire import Head, Reader, WireRequest
 

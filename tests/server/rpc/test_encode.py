@@ -16,7 +16,7 @@ from headrace.batcher.request import Batch, Reason, Request
 from headrace.inference.tensors import DATATYPES, Array, decode_raw
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput
-from headrace.server.inference import InferenceResult
+from headrace.server.exchange import InferenceResult
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import ModelSpec, TensorSpec
 from headrace.server.rpc import codec

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.inference import InferenceRequest
+from headrace.server.exchange import InferenceRequest
 from headrace.server.rpc import codec
 from headrace.server.rpc.limits import Limits, cost_of
 from headrace.server.rpc.wire import Reader

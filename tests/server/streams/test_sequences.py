@@ -12,7 +12,7 @@ import pytest
 
 from headrace.server.contract import InputTensor
 from headrace.server.errors import InvalidInput, StreamRefused
-from headrace.server.inference import InferenceRequest, SequencePlace
+from headrace.server.exchange import InferenceRequest, SequencePlace
 from headrace.server.models.served import ServedModel
 from headrace.server.streams.budget import StateBudget
 from headrace.server.streams.sequences import Sequences

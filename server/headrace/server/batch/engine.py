@@ -18,8 +18,9 @@ from headrace.inference.tensors import Array
 from headrace.server.batch.job import Job
 from headrace.server.contract import InputTensor
 from headrace.server.errors import ConfigurationError, InvalidInput
+from headrace.server.exchange import InferenceRequest, InferenceResult
 from headrace.server.executors.session import Provider
-from headrace.server.inference import InferenceRequest, InferenceResult, infer
+from headrace.server.inference import infer
 from headrace.server.models.operators import OperatorLibraries
 from headrace.server.models.plan_cache import plan_cache
 from headrace.server.models.registry import Registry

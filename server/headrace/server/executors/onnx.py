@@ -247,13 +247,13 @@ def _scatter(
         return [outputs]
     axes = [key.layout.axis(name) for name in key.outputs]
     kept = [name in key.layout.kept for name in key.outputs]
-    for name, axis, output in zip(key.outputs, axes, outputs, strict=True):
+    whole = list(zip(key.outputs, outputs, axes, kept, strict=True))
+    for name, output, axis, _ in whole:
         if output.ndim <= axis or output.shape[axis] != batch.rows:
             raise ValueError(
                 f"output '{name}' has shape {list(output.shape)} for a batch of {batch.rows} rows"
             )
     longest = padding.length(key.inputs) if padding is not None else 0
-    whole = list(zip(key.outputs, outputs, axes, kept, strict=True))
     shares = []
     at = 0
     for request in batch.requests:

@@ -25,7 +25,7 @@ from headrace.inference.tensors import (
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server.contract import InputTensor
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.inference import InferenceRequest, InferenceResult, Kind, SequencePlace
+from headrace.server.exchange import InferenceRequest, InferenceResult, Kind, SequencePlace
 from headrace.server.models.spec import TensorSpec
 from headrace.server.rpc.limits import Limits, check_head, check_shape
 from headrace.server.rpc.wire import Head, WireRequest, delimited
@@ -56,8 +56,6 @@ class _Asked:
     may share the head.
     """
 
-    model: str
-    version: str
     outputs: Sequence[str]
     classes: Mapping[str, int]
     timeout: float | None
@@ -91,8 +89,8 @@ def decode(
             f"{len(caller)}"
         )
     return InferenceRequest(
-        model=asked.model,
-        version=asked.version,
+        model=wire.head.model,
+        version=wire.head.version,
         inputs=_known_inputs(asked, wire.raw)
         or _inputs(wire.head.message, asked, wire.raw, limits),
         arrival=arrival,
@@ -125,8 +123,6 @@ def _read(head: Head) -> _Asked:
         if "classification" in output.parameters:
             classes[output.name] = _class_count(output)  # refused before the model runs, not after
     return _Asked(
-        model=message.model_name,
-        version=message.model_version,
         outputs=[output.name for output in message.outputs],
         classes=classes,
         timeout=timeout,

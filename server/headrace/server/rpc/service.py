@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from headrace.batcher.promise import Promise
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.server import errors
-from headrace.server.inference import Pending
+from headrace.server.exchange import Pending
 from headrace.server.rpc import codec
 from headrace.server.rpc.calls import abort, caller_of, remaining_of
 from headrace.server.rpc.guard import Context, shown_by

@@ -19,7 +19,8 @@ from headrace.batcher.callers import Answer
 from headrace.batcher.promise import Promise
 from headrace.server import errors
 from headrace.server.errors import StreamRefused
-from headrace.server.inference import InferenceResult, SequencePlace, Submitted, submit
+from headrace.server.exchange import InferenceResult, SequencePlace
+from headrace.server.inference import Submitted, submit
 from headrace.server.models.registry import Registry
 from headrace.server.streams.budget import StateBudget, StreamMemory
 from headrace.server.streams.deliveries import Work

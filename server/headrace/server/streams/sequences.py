@@ -14,14 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from headrace.inference.tensors import Array
 from headrace.server.errors import InvalidInput
-from headrace.server.inference import (
-    InferenceRequest,
-    InferenceResult,
-    Pending,
-    SequencePlace,
-    infer,
-    submit,
-)
+from headrace.server.exchange import InferenceRequest, InferenceResult, Pending, SequencePlace
+from headrace.server.inference import infer, submit
 from headrace.server.models.registry import Registry
 from headrace.server.models.served import ServedModel
 from headrace.server.models.states import StateSpec

@@ -12,7 +12,8 @@ import numpy as np
 from headrace.inference.tensors import DATATYPES, Array
 from headrace.server.contract import InputTensor, size_of
 from headrace.server.errors import InvalidInput, StreamRefused
-from headrace.server.inference import InferenceRequest, SequencePlace, check
+from headrace.server.exchange import InferenceRequest, SequencePlace
+from headrace.server.inference import check
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
 from headrace.server.streams.options import Overload, SessionOptions, SignalFormat
