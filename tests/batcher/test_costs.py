@@ -152,6 +152,13 @@ def profiled() -> CostTable:
     return table
 
 
+def test_a_profile_of_few_runs_is_believed_at_once() -> None:
+    table = CostTable(64)
+    table.profile([(1, 0.033), (2, 0.057), (4, 0.104)])
+    assert table.seconds(2) == pytest.approx(0.057, rel=0.05)
+    assert by_the_row(table, 29) == pytest.approx(by_the_row(table, 4), rel=0.01)
+
+
 def test_what_was_only_profiled_follows_what_is_run() -> None:
     table = profiled()
     for _ in range(40):

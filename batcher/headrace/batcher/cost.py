@@ -189,6 +189,7 @@ class CostTable:
         """Learns from runs that were made to measure: rows and seconds of each."""
         for rows, seconds in runs:
             self.observe(rows, seconds)
+        self.refresh()  # a few runs would not have it made anew by themselves
         self._profiled = Profiled(self._mean)
         self._lately.clear()
         self._looked = self.observations
