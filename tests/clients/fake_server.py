@@ -47,7 +47,7 @@ def fail(code: grpc.StatusCode, retry_after_ms: int | None = None) -> Script:
             retry = error_details_pb2.RetryInfo()
             retry.retry_delay.FromMilliseconds(retry_after_ms)
             status.details.add().Pack(retry)
-            status.details.add().Pack(error_details_pb2.ErrorInfo(reason="QUEUE_FULL"))
+            status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED"))
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
         context.abort(code, "no")
         raise AssertionError("abort raises")
@@ -95,6 +95,7 @@ class FakeServer(rpc.GRPCInferenceServiceServicer):
                 answer.infer_response.id = request.id
                 parameters = answer.infer_response.parameters
                 parameters["headrace_status"].string_param = "RESOURCE_EXHAUSTED"
+                parameters["headrace_reason"].string_param = "OVERLOADED"
                 parameters["headrace_retry_after_ms"].int64_param = 250
                 yield answer
             else:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from headrace.client import TLS, AsyncClient, ChannelOptions, Client
-from headrace.client.channel import settings, with_token
+from headrace.client.channel import settings, target, with_token
 from headrace.client.messages import metadata
 
 
@@ -47,6 +47,23 @@ def test_every_option_reaches_grpc() -> None:
     assert found["grpc.default_authority"] == "models.example"
     assert found["grpc.ssl_target_name_override"] == "inner"
     assert settings(options)["compression"] is grpc.Compression.Gzip
+
+
+@pytest.mark.parametrize("address", ["", "localhost"])
+def test_an_address_says_which_port(address: str) -> None:
+    with pytest.raises(ValueError, match=r"expected host:port, such as 127\.0\.0\.1:8001"):
+        target(address, ChannelOptions())
+
+
+def test_an_address_is_text() -> None:
+    with pytest.raises(TypeError, match="address: expected host:port as text, got 8001"):
+        target(8001, ChannelOptions())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", ["[::1]:8001", "unix:/run/headrace", "dns:///models:8001"])
+def test_other_addresses_are_left_to_grpc(address: str) -> None:
+    assert target(address, ChannelOptions()) == address
+    assert target("models.example", ChannelOptions(tls=TLS())) == "models.example"
 
 
 def test_pings_come_at_a_positive_interval() -> None:

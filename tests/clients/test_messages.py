@@ -111,7 +111,8 @@ def test_a_result_is_a_mapping_of_arrays() -> None:
     assert result["y"].tolist() == X.tolist()
     assert repr(result) == "InferResult(m:2 y: float32[1, 2])"
     assert len({result, result}) == 1
-    with pytest.raises(KeyError):
+    assert "z" not in result
+    with pytest.raises(KeyError, match=r"no output 'z'.*'m' gave 'y'"):
         result["z"]
 
 

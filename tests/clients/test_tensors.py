@@ -50,6 +50,7 @@ def test_an_array_that_is_not_contiguous_goes_out_in_row_major_order() -> None:
     ("value", "error", "said"),
     [
         (np.zeros(2, np.complex64), TypeError, "complex64"),
+        (None, TypeError, "expected an array.*got None"),
         (np.array([b"a", 1], dtype=object), TypeError, "got int"),
         (["a", 1], TypeError, "got int"),
         ([[1], [1, 2]], ValueError, "inhomogeneous"),

@@ -165,7 +165,9 @@ def overload_in_band_says_when_to_come_back(env: Env) -> None:
     for answer in refused:
         assert answer.infer_response.id in ("2", "3")
         assert _status(answer) == "RESOURCE_EXHAUSTED"
-        assert answer.infer_response.parameters["headrace_retry_after_ms"].int64_param > 0
+        parameters = answer.infer_response.parameters
+        assert parameters["headrace_reason"].string_param == "OVERLOADED"
+        assert parameters["headrace_retry_after_ms"].int64_param > 0
     stream.end()
     answered = list(stream.call)
     assert sorted(answer.infer_response.id for answer in answered) == ["0", "1"]

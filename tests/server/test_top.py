@@ -106,3 +106,19 @@ def test_a_port_that_speaks_something_else(
     said = capsys.readouterr().err
     assert "does not speak HTTP/1.1" in said
     assert "HTTP port" in said
+
+
+def test_into_a_file_each_view_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter([reading(0, 1), reading(1, 2), reading(2, 3)])
+
+    def read(_: str) -> Reading:
+        found = next(readings, None)
+        if found is None:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr("headrace.server.top.read", read)
+    assert main("127.0.0.1:8002", 0.001, once=False) == 0
+    assert capsys.readouterr().out.count("127.0.0.1:8002") == 2

@@ -49,6 +49,7 @@ export interface StreamRequest {
 
 // Set by a Headrace server on in-band errors, which the protocol gives only a message.
 const STATUS_PARAMETER = "headrace_status";
+const REASON_PARAMETER = "headrace_reason";
 const RETRY_PARAMETER = "headrace_retry_after_ms";
 const SOLO_PARAMETER = "headrace_solo";
 const LARGEST_INT64 = 2n ** 63n - 1n;
@@ -207,7 +208,8 @@ function inBandError(response: ModelStreamInferResponse): HeadraceError {
   const code = codeOf(String(parameters[STATUS_PARAMETER] ?? "")) ?? Code.Unknown;
   const delay = parameters[RETRY_PARAMETER];
   const retryAfterMs = typeof delay === "number" ? delay : undefined;
-  return errorOf(code, response.errorMessage, { retryAfterMs });
+  const reason = String(parameters[REASON_PARAMETER] ?? "");
+  return errorOf(code, response.errorMessage, { reason, retryAfterMs });
 }
 
 /** The status of a name as gRPC writes it: "NOT_FOUND". */

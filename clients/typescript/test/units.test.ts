@@ -160,11 +160,15 @@ test("errors in a stream", () => {
     streamAnswer(
       create(ModelStreamInferResponseSchema, {
         errorMessage: "no",
-        inferResponse: { id: "a", parameters: { headrace_status: parameter(status) } },
+        inferResponse: {
+          id: "a",
+          parameters: { headrace_status: parameter(status), headrace_reason: parameter("WHY") },
+        },
       }),
     ).error;
   assert.ok(errorWith("NOT_FOUND") instanceof ModelNotFound);
   assert.ok(errorWith("CANCELLED") instanceof Cancelled);
+  assert.equal(errorWith("NOT_FOUND")?.reason, "WHY");
   assert.equal(errorWith("WHATEVER")?.code, Code.Unknown);
 });
 

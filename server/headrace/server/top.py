@@ -226,22 +226,31 @@ def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.0%}"
 
 
+def _views(address: str, interval: float) -> Iterator[RenderableType]:
+    before = read(address)
+    while True:
+        time.sleep(interval)
+        after = read(address)
+        yield show(address, before, after)
+        before = after
+
+
 def main(address: str, interval: float, *, once: bool) -> int:
-    """Shows the server at `address` each `interval` seconds; or `once`, after the first. Returns 1
-    when it cannot be asked."""
+    """Shows the server at `address` each `interval` seconds, one below the other where that is no
+    terminal; or `once`, after the first. Returns 1 when it cannot be asked."""
     console = Console()
+    views = _views(address, interval)
     try:
-        before = read(address)
         if once:
-            time.sleep(interval)
-            console.print(show(address, before, read(address)))
-            return 0
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                time.sleep(interval)
-                after = read(address)
-                live.update(show(address, before, after), refresh=True)
-                before = after
+            console.print(next(views))
+        elif not console.is_terminal:
+            for view in views:
+                console.print(view)
+        else:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                for view in views:
+                    live.update(view, refresh=True)
+        return 0
     except KeyboardInterrupt:
         return 0
     except (OSError, ValueError) as error:

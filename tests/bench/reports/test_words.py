@@ -74,8 +74,8 @@ def test_better_depends_on_the_figure(figure: str, low: float, high: float, judg
 
 def test_what_is_not_shown_to_be_real_is_not_claimed_whatever_the_interval() -> None:
     ratio = reports.ratio("p99_ms", 0.5, 0.4, 0.6, real=False, turns=2)
-    assert judgement(ratio) == "no difference shown"
-    assert "real" not in verdict(ratio)
+    assert judgement(ratio) == "too few turns"
+    assert verdict(ratio).endswith(": too few turns (2) to call that real")
 
 
 def test_figures_have_names() -> None:

@@ -38,6 +38,7 @@ _STYLES: dict[Judgement, str] = {
     "higher": "bold",
     "lower": "bold",
     "no difference shown": "dim",
+    "too few turns": "dim",
 }
 
 

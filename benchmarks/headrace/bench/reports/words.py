@@ -20,7 +20,7 @@ from headrace.bench.reports.figures import (
 )
 from headrace.bench.results import Measurement, Ratio, Report, Section
 
-Judgement = Literal["better", "worse", "higher", "lower", "no difference shown"]
+Judgement = Literal["better", "worse", "higher", "lower", "no difference shown", "too few turns"]
 
 _FIGURES = {
     "p50": "p50 latency",
@@ -54,7 +54,7 @@ def judgement(ratio: Ratio) -> Judgement:
     """Whether the side is better than the base. Only of a real difference, and only where it is
     known which way is better; else merely higher or lower."""
     if not ratio.real:
-        return "no difference shown"
+        return "no difference shown" if ratio.low <= 1 <= ratio.high else "too few turns"
     figure, more = figure_words(ratio.figure), ratio.median > 1
     if any(word in figure for word in _MORE_IS_BETTER):
         return "better" if more else "worse"
@@ -92,13 +92,16 @@ def cell_words(ratio: Ratio | None) -> str:
     """A ratio in a table that is read by row and column."""
     if ratio is None:
         return NOTHING
-    return interval_words(ratio) + (f", {judgement(ratio)}" if ratio.real else ", not shown")
+    judged = judgement(ratio)
+    return f"{interval_words(ratio)}, {'not shown' if judged == 'no difference shown' else judged}"
 
 
 def verdict(ratio: Ratio) -> str:
     """A whole sentence: what the ratio is, how sure it is, and what that means."""
     judged = judgement(ratio)
     meant = f"a real difference, {judged}" if ratio.real else judged
+    if judged == "too few turns":
+        meant = f"{judged} ({ratio.turns}) to call that real"
     return (
         f"{figure_words(ratio.figure)} of {ratio.side} is {interval_words(ratio)} that of "
         f"{ratio.base}: {meant}"
@@ -195,9 +198,10 @@ def _against_many(ratios: Sequence[Ratio]) -> str:
         found.setdefault(judgement(ratio), []).append(ratio)
     told = []
     for judged, group in found.items():
-        than = (
-            "no difference was shown from" if judged == "no difference shown" else f"{judged} than"
-        )
+        than = {
+            "no difference shown": "no difference was shown from",
+            "too few turns": f"too few turns ({group[0].turns}) to call it different from",
+        }.get(judged, f"{judged} than")
         told.append(f"{than} {', '.join(f'{r.base} ({times(r, r.median)}×)' for r in group)}")
     return f"{_capital(figure_words(figure))} of {ratios[0].side}: {'; '.join(told)}."
 

@@ -246,8 +246,10 @@ class AsyncClient:
 
 def _open(address: str, options: ChannelOptions) -> grpc.aio.Channel:
     if options.tls is None:
-        return grpc.aio.insecure_channel(target(address), **settings(options))
-    return grpc.aio.secure_channel(target(address), options.tls.credentials(), **settings(options))
+        return grpc.aio.insecure_channel(target(address, options), **settings(options))
+    return grpc.aio.secure_channel(
+        target(address, options), options.tls.credentials(), **settings(options)
+    )
 
 
 async def _send(call: Stream, requests: Requests, kept: messages.Kept) -> None:

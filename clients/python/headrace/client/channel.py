@@ -118,9 +118,17 @@ class ChannelSettings(TypedDict):
     compression: grpc.Compression | None
 
 
-def target(address: str) -> str:
-    """`address` as gRPC takes it. Raises ValueError for that of a web page, which it would take for
-    the name of a host and look up."""
+def target(address: str, options: ChannelOptions) -> str:
+    """`address` as gRPC takes it.
+
+    Raises TypeError for what is no text, and ValueError for what gRPC would misread: it takes the
+    address of a web page for the name of a host, and looks it up; and where no port is given, that
+    of encrypted connections.
+    """
+    if not isinstance(address, str):
+        raise TypeError(f"address: expected host:port as text, got {address!r}")
+    if not address or (options.tls is None and ":" not in address):
+        raise ValueError(f"address: expected host:port, such as 127.0.0.1:8001, got {address!r}")
     scheme, separator, rest = address.partition("://")
     if separator and scheme.lower() in ("http", "https", "grpc", "grpcs"):
         raise ValueError(

@@ -34,6 +34,7 @@ Headers = Mapping[str, str | bytes]
 
 # Set by a Headrace server on in-band errors, which the protocol gives only a message.
 STATUS_PARAMETER = "headrace_status"
+REASON_PARAMETER = "headrace_reason"
 RETRY_PARAMETER = "headrace_retry_after_ms"
 # Asks a Headrace server to run a request alone.
 SOLO_PARAMETER = "headrace_solo"
@@ -248,9 +249,10 @@ def _in_band_error(response: pb.ModelStreamInferResponse) -> HeadraceError:
     code = grpc.StatusCode.UNKNOWN
     if isinstance(name, str):
         code = grpc.StatusCode.__members__.get(name, code)
-    delay = parameters.get(RETRY_PARAMETER)
+    reason, delay = parameters.get(REASON_PARAMETER), parameters.get(RETRY_PARAMETER)
     retry_after = delay / 1000 if isinstance(delay, int) else None
-    return error_of(code, response.error_message, retry_after=retry_after)
+    said = reason if isinstance(reason, str) else ""
+    return error_of(code, response.error_message, said, retry_after)
 
 
 class Kept:

@@ -44,7 +44,11 @@ class InferResult(Mapping[str, Array]):
     __hash__ = object.__hash__
 
     def __getitem__(self, name: str) -> Array:
-        return self._arrays[name]
+        try:
+            return self._arrays[name]
+        except KeyError:
+            known = ", ".join(map(repr, self._arrays))
+            raise KeyError(f"no output {name!r}; {self.model!r} gave {known}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)

@@ -266,5 +266,7 @@ class Client:
 
 def _open(address: str, options: ChannelOptions) -> grpc.Channel:
     if options.tls is None:
-        return grpc.insecure_channel(target(address), **settings(options))
-    return grpc.secure_channel(target(address), options.tls.credentials(), **settings(options))
+        return grpc.insecure_channel(target(address, options), **settings(options))
+    return grpc.secure_channel(
+        target(address, options), options.tls.credentials(), **settings(options)
+    )

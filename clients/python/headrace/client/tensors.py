@@ -59,6 +59,8 @@ def as_tensor(value: Input) -> tuple[Array, Datatype]:
 
 
 def _as_array(value: npt.ArrayLike) -> Array:
+    if value is None:  # which NumPy would take for an object, and we for text
+        raise TypeError("expected an array, or numbers or text to make one of, got None")
     array = np.asarray(value)
     if array.dtype.kind in "SU" and not isinstance(value, np.ndarray):
         # NumPy's fixed-width strings drop trailing NULs, and these bytes may well be binary.

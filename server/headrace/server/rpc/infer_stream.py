@@ -141,7 +141,8 @@ _FINAL = _flag(codec.FINAL_RESPONSE)
 
 
 def _in_band(data: bytes, error: Exception) -> bytes:
-    """`error` as the answer to `data` on a stream, its status in parameters for clients to read."""
+    """`error` as the answer to `data` on a stream, its status and reason in parameters for clients
+    to read."""
     message = pb.ModelInferRequest()
     with suppress(DecodeError):
         message = pb.ModelInferRequest.FromString(data)
@@ -149,7 +150,9 @@ def _in_band(data: bytes, error: Exception) -> bytes:
     response = answer.infer_response
     response.id, response.model_name = message.id[:_ECHOED], message.model_name[:_ECHOED]
     response.model_version = message.model_version[:_ECHOED]
-    response.parameters["headrace_status"].string_param = errors.row_of(error).code.name
+    row = errors.row_of(error)
+    response.parameters["headrace_status"].string_param = row.code.name
+    response.parameters["headrace_reason"].string_param = row.reason
     wait = errors.retry_after(error)
     if wait is not None:
         response.parameters["headrace_retry_after_ms"].int64_param = max(1, int(wait * 1e3))
