@@ -1,15 +1,14 @@
-"""Everything that is asked about the server and its models; loading; health; reflection."""
+"""Everything asked about the server and its models; logs and traces; what is not offered."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import numpy as np
 
-from conformance.cases import PATIENCE, Cases, Env, equal, failure, wait_for
+from conformance.cases import Cases, Env, equal, failure
 
 case = Cases()
 
@@ -201,172 +200,6 @@ def a_model_that_failed_to_load(env: Env) -> None:
     assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LOAD_FAILED")
 
 
-def _state(env: Env, name: str) -> str:
-    models = env.client.get_model_repository_index().models
-    (state,) = {model.state for model in models if model.name == name}
-    return str(state)
-
-
-@case
-def load_and_unload(env: Env) -> None:
-    x = np.array([[2]], np.float32)
-    env.client.unload_model("loadable")
-    assert _state(env, "loadable") == "UNAVAILABLE"
-    assert not env.client.is_model_ready("loadable")
-    request = env.message("loadable", ("x", "FP32", [1, 1], x.tobytes()))
-    assert failure(lambda: env.stub.ModelInfer(request)).code == grpc.StatusCode.UNAVAILABLE
-    env.client.load_model("loadable")
-    assert _state(env, "loadable") == "READY"
-    equal(env.client.infer("loadable", env.inputs(x=x)).as_numpy("y"), x * 2)
-
-
-@case
-def load_with_a_configuration(env: Env) -> None:
-    before = env.client.get_model_config("loadable").config.max_batch_size
-    env.client.load_model("loadable", config='{"max_batch_size": 3}')
-    assert env.client.get_model_config("loadable").config.max_batch_size == 3
-    env.client.load_model("loadable")
-    assert env.client.get_model_config("loadable").config.max_batch_size == before
-
-
-@case
-def load_with_a_wrong_configuration_leaves_the_model_be(env: Env) -> None:
-    for config in ("{", '{"backend": "python"}', '{"max_batch_size": -1}'):
-        load = env.pb.RepositoryModelLoadRequest(model_name="loadable")
-        load.parameters["config"].string_param = config
-        assert failure(env.stub.RepositoryModelLoad, load).message
-        assert env.client.is_model_ready("loadable")
-        assert _state(env, "loadable") == "READY"
-
-
-@case
-def load_with_files_is_not_offered(env: Env) -> None:
-    load = env.pb.RepositoryModelLoadRequest(model_name="loadable")
-    load.parameters["config"].string_param = "{}"
-    load.parameters["file:1/model.onnx"].bytes_param = b"..."
-    found = failure(lambda: env.stub.RepositoryModelLoad(load))
-    assert found.code == grpc.StatusCode.UNIMPLEMENTED
-    assert "file:1/model.onnx" in found.message
-
-
-@case
-def load_and_unload_of_what_is_not_there(env: Env) -> None:
-    for name, code in (
-        ("nothing", grpc.StatusCode.NOT_FOUND),
-        ("", grpc.StatusCode.INVALID_ARGUMENT),
-        ("../models/loadable", grpc.StatusCode.NOT_FOUND),
-    ):
-        load = env.pb.RepositoryModelLoadRequest(model_name=name)
-        unload = env.pb.RepositoryModelUnloadRequest(model_name=name)
-        assert failure(env.stub.RepositoryModelLoad, load).code == code
-        assert failure(env.stub.RepositoryModelUnload, unload).code == code
-
-
-@case
-def load_and_unload_as_kserve_writes_it(env: Env) -> None:
-    """KServe's request: model_name = 1. Its response: model_name = 1, isLoaded/isUnloaded = 2."""
-    body = b"\x0a\x06kserve"
-    for method, ready in (("RepositoryModelUnload", False), ("RepositoryModelLoad", True)):
-        call: Any = env.channel.unary_unary(f"/{SERVICE}/{method}")
-        assert call(body) == body + b"\x10\x01"
-        assert env.client.is_model_ready("kserve") is ready
-
-
-# Health and reflection are spoken by their own stubs, as a stranger's tool would.
-
-
-def _check(env: Env, service: str) -> str:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    stub = health_pb2_grpc.HealthStub(env.channel)
-    answer = stub.Check(health_pb2.HealthCheckRequest(service=service))
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-
-
-@case
-def health_check(env: Env) -> None:
-    for service in ("", SERVICE, "identity_FP32"):
-        assert _check(env, service) == "SERVING", service
-    assert failure(lambda: _check(env, "nothing")).code == grpc.StatusCode.NOT_FOUND
-
-
-@case
-def health_watch_follows_a_model(env: Env) -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    stub = health_pb2_grpc.HealthStub(env.channel)
-    call = stub.Watch(health_pb2.HealthCheckRequest(service="watched"), timeout=PATIENCE)
-    name = health_pb2.HealthCheckResponse.ServingStatus.Name
-    assert name(next(call).status) == "SERVING"
-    env.client.unload_model("watched")
-    assert name(next(call).status) == "NOT_SERVING"
-    assert _check(env, "watched") == "NOT_SERVING"
-    assert _check(env, "") == "SERVING"
-    env.client.load_model("watched")
-    assert name(next(call).status) == "SERVING"
-    call.cancel()
-
-
-@case
-def health_watch_of_the_unknown(env: Env) -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    stub = health_pb2_grpc.HealthStub(env.channel)
-    call = stub.Watch(health_pb2.HealthCheckRequest(service="nothing"), timeout=PATIENCE)
-    name = health_pb2.HealthCheckResponse.ServingStatus.Name
-    assert name(next(call).status) == "SERVICE_UNKNOWN"
-    call.cancel()
-
-
-@case
-def health_of_a_model_that_failed_to_load(env: Env) -> None:
-    assert _check(env, "broken") == "NOT_SERVING"
-
-
-@case.each({"v1alpha": "grpc.reflection.v1alpha", "v1": "grpc.reflection.v1"})
-def reflection(env: Env, package: str) -> None:
-    """Services can be listed, and each one's file and those it imports be had and understood."""
-    from google.protobuf import descriptor_pb2, descriptor_pool
-    from grpc_reflection.v1alpha import reflection_pb2
-
-    method = f"/{package}.ServerReflection/ServerReflectionInfo"
-    call: Any = env.channel.stream_stream(
-        method,
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )
-
-    def ask(**question: str) -> Any:
-        (answer,) = call(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=20)
-        return answer
-
-    listed = ask(list_services="").list_services_response.service
-    names = {service.name for service in listed}
-    assert {SERVICE, HEALTH_SERVICE, f"{package}.ServerReflection"} <= names
-    for name in names:
-        answer = ask(file_containing_symbol=name)
-        assert not answer.HasField("error_response"), (name, answer.error_response)
-    pool = descriptor_pool.DescriptorPool()
-    known: set[str] = set()
-
-    def add(data: bytes) -> None:
-        file = descriptor_pb2.FileDescriptorProto.FromString(data)
-        for needed in file.dependency:
-            if needed not in known:
-                files = ask(file_by_filename=needed).file_descriptor_response
-                for found in files.file_descriptor_proto:
-                    add(found)
-        if file.name not in known:
-            known.add(file.name)
-            pool.Add(file)
-
-    for data in ask(file_containing_symbol=SERVICE).file_descriptor_response.file_descriptor_proto:
-        add(data)
-    assert pool.FindServiceByName(SERVICE).methods_by_name["ModelInfer"]
-    missing = ask(file_containing_symbol="no.such.Service")
-    assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
-
-
 NOT_OFFERED: dict[str, Callable[[Any], Any]] = {
     "get_system_shared_memory_status": lambda c: c.get_system_shared_memory_status(),
     "register_system_shared_memory": lambda c: c.register_system_shared_memory("a", "b", 8),
@@ -389,35 +222,6 @@ def not_offered(env: Env, call: Callable[[Any], Any]) -> None:
         assert len(error.message().split()) > 4, "a sentence is promised"
     else:
         raise AssertionError("this was answered")
-
-
-@case
-def loading_and_unloading_are_unavailable(env: Env) -> None:
-    """Between the states of the index, calls are told what goes on."""
-    request = env.lab("lab_slow_to_load")
-    env.client.unload_model("lab_slow_to_load")
-    loader = threading.Thread(target=env.client.load_model, args=("lab_slow_to_load",))
-    loader.start()
-    wait_for(lambda: _state(env, "lab_slow_to_load") == "LOADING", "LOADING")
-    found = failure(lambda: env.stub.ModelInfer(request))
-    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_UNAVAILABLE")
-    assert "LOADING" in found.message
-    loader.join(PATIENCE)
-    assert _state(env, "lab_slow_to_load") == "READY"
-    assert env.client.is_model_ready("lab_slow_to_load")
-    assert env.stub.ModelInfer(request).model_name == "lab_slow_to_load"
-
-
-@case
-def a_load_goes_on_when_its_caller_leaves(env: Env) -> None:
-    name = "lab_slow_to_load"
-    env.client.unload_model(name)
-    load = env.pb.RepositoryModelLoadRequest(model_name=name)
-    call = env.stub.RepositoryModelLoad.future(load)
-    wait_for(lambda: _state(env, name) == "LOADING", "LOADING")
-    assert call.cancel()
-    wait_for(lambda: _state(env, name) == "READY", "READY")
-    assert env.stub.ModelInfer(env.lab(name)).model_name == name
 
 
 @case

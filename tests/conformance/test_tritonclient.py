@@ -17,6 +17,8 @@ import pytest
 from conformance import (
     cases_control,
     cases_errors,
+    cases_health,
+    cases_loading,
     cases_scheduling,
     cases_sequences,
     cases_streams,
@@ -29,6 +31,8 @@ GROUPS: dict[str, Cases] = {
     "cases_tensors": cases_tensors.case,
     "cases_errors": cases_errors.case,
     "cases_control": cases_control.case,
+    "cases_health": cases_health.case,
+    "cases_loading": cases_loading.case,
     "cases_scheduling": cases_scheduling.case,
     "cases_streams": cases_streams.case,
     "cases_sequences": cases_sequences.case,

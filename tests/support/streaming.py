@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+from dataclasses import dataclass
 from typing import Any, Self
 
 import grpc
@@ -13,9 +14,18 @@ import onnxruntime as ort
 from headrace.inference.tensors import DATATYPES, decode_raw
 from headrace.stream.v1 import stream_pb2 as pb
 from headrace.stream.v1.stream_pb2_grpc import SensorStreamStub
+from support.server import RunningServer
 
 PATIENCE = 60.0
 WIDTH = 4  # of the recurrent model
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server, and the folder of its models."""
+
+    server: RunningServer
+    repository: pathlib.Path
 
 
 class StreamCall:
@@ -146,3 +156,11 @@ def recurrent_loop(repository: pathlib.Path, signal: Any) -> list[Any]:
 
 def noise(seed: int, count: int) -> Any:
     return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+
+
+def outputs(call: StreamCall, handle: int) -> list[Any]:
+    return [array(event.result.outputs[0]) for event in call.of(handle, "result")]
+
+
+def reasons(call: StreamCall, handle: int) -> list[str]:
+    return [event.error.reason for event in call.of(handle, "error")]

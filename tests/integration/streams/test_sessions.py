@@ -1,70 +1,27 @@
-"""Sensor streams through the real server."""
+"""Sensor streams through the real server: sessions, and what is asked of them."""
 
 from __future__ import annotations
 
 import asyncio
-import pathlib
-import re
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import numpy as np
-import pytest
 
 from headrace.stream.v1 import stream_pb2 as pb
-from support import models, server
-from support.server import RunningServer
 from support.streaming import (
     PATIENCE,
     WIDTH,
+    Running,
     StreamCall,
     array,
     chunk,
-    direct,
     noise,
     opening,
+    outputs,
+    reasons,
     recurrent_loop,
 )
-
-SINGLE = "instances = 1\n"
-
-
-@dataclass(frozen=True)
-class Running:
-    server: RunningServer
-    repository: pathlib.Path
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("streams")
-    repository = folder / "models"
-    models.write(repository, "double", models.scaled(2.0))
-    models.write(repository, "recurrent", models.recurrent(), toml=models.RECURRENT)
-    models.write(repository, "aligned", models.arithmetic())
-    models.write(repository, "matrix", models.scaled(1.0, ("batch", "n", 3)))
-    models.write(repository, "slow", models.slowed(models.scaled(2.0), 6000), toml=SINGLE)
-    models.write(repository, "text", models.shout())
-    models.write(repository, "controlled", models.controlled(), config=models.CONTROLLED)
-    limits = ["--max-buffered-samples=4096", "--max-connection-sessions=100"]
-    with server.serving(folder / "server.log", repository, *limits) as up:
-        yield Running(up, repository)
-
-
-@pytest.fixture
-async def channel(running: Running) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(running.server.grpc) as made:
-        yield made
-
-
-def outputs(call: StreamCall, handle: int) -> list[Any]:
-    return [array(event.result.outputs[0]) for event in call.of(handle, "result")]
-
-
-def reasons(call: StreamCall, handle: int) -> list[str]:
-    return [event.error.reason for event in call.of(handle, "error")]
 
 
 async def test_a_stream_from_open_to_close(channel: grpc.aio.Channel) -> None:
@@ -315,214 +272,3 @@ async def test_too_many_sessions_on_a_connection(channel: grpc.aio.Channel) -> N
         assert (error.code, error.reason) == (8, "TOO_MANY_SESSIONS")
         await call.close(0)
         await call.open(100, model="double", window=4)
-
-
-async def test_signals_of_several_channels_and_several_signals(channel: grpc.aio.Channel) -> None:
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(64).astype(np.float32) for _ in "ab")
-    m = rng.standard_normal((64, 3)).astype(np.float32)
-    async with StreamCall(channel) as call:
-        two = [pb.Signal(input="b"), pb.Signal(input="a")]
-        await call.open(1, model="aligned", window=16, signals=two, outputs=["difference"])
-        await call.send(chunk(1, 0, b[:20], a[:20]), chunk(1, 20, b[20:], a[20:]))
-        await call.close(1)
-        found = np.concatenate([o[0] for o in outputs(call, 1)])
-        np.testing.assert_array_equal(found, a - b)
-        await call.open(2, model="matrix", window=16, signals=[pb.Signal(channels=3)])
-        await call.send(chunk(2, 0, m[:33]), chunk(2, 33, m[33:]))
-        await call.close(2)
-        np.testing.assert_array_equal(np.concatenate([o[0] for o in outputs(call, 2)]), m)
-
-
-async def test_context_padding_and_flush(channel: grpc.aio.Channel) -> None:
-    signal = np.arange(1, 11, dtype=np.float32)
-    async with StreamCall(channel) as call:
-        await call.open(1, model="double", window=4, context=2, tail=pb.TAIL_PAD)
-        await call.send(chunk(1, 0, signal[:6]), pb.Command(handle=1, flush=pb.Flush()))
-        flushed = (await call.wait_for(1, "flushed")).flushed
-        assert (flushed.windows, flushed.samples) == (2, 6)
-        await call.send(chunk(1, 6, signal[6:]))
-        await call.close(1)
-        found = [(o[0] / 2).tolist() for o in outputs(call, 1)]
-        assert found == [[0, 0, 1, 2, 3, 4], [3, 4, 5, 6, 0, 0], [5, 6, 7, 8, 9, 10]]
-        await call.open(2, model="double", window=4, tail=pb.TAIL_SHORT)
-        await call.send(chunk(2, 0, signal))
-        await call.close(2)
-        assert [o.shape[1] for o in outputs(call, 2)] == [4, 4, 2]
-
-
-async def test_a_given_state_is_where_it_starts(
-    channel: grpc.aio.Channel, running: Running
-) -> None:
-    state = np.random.default_rng(5).standard_normal((2, 1, 3)).astype(np.float32)
-    signal = noise(5, WIDTH)
-    expected = direct(running.repository, "recurrent").run(
-        ["y"], {"x": signal[None], "state": state}
-    )[0]
-    async with StreamCall(channel) as call:
-        tensor = pb.Tensor(name="state", datatype="FP32", shape=state.shape, data=state.tobytes())
-        opened = await call.open(1, model="recurrent", window=WIDTH, initial_state=[tensor])
-        assert list(opened.state_inputs) == ["state"]
-        await call.send(chunk(1, 0, signal))
-        await call.wait_for(1, "result")
-        np.testing.assert_allclose(outputs(call, 1)[0], expected, atol=1e-6)
-
-
-async def test_the_first_window_of_a_session_starts_it(channel: grpc.aio.Channel) -> None:
-    async with StreamCall(channel) as call:
-        for handle in (1, 2):
-            await call.open(handle, model="controlled", window=1, outputs=["y", "seen"])
-            await call.send(chunk(handle, 0, np.arange(1, 5, dtype=np.float32)))
-            await call.close(handle)
-            assert [float(y[0, 0]) for y in outputs(call, handle)] == [1, 3, 6, 10]
-            seen = [array(e.result.outputs[1])[0] for e in call.of(handle, "result")]
-            assert [row[:3].tolist() for row in seen] == [
-                [1, 1, 0],
-                [0, 1, 0],
-                [0, 1, 0],
-                [0, 1, 0],
-            ]
-
-
-def covered(call: StreamCall, handle: int) -> tuple[int, int]:
-    """How many windows have results and how many are in gaps; all are there, once, in order."""
-    at = answered = 0
-    for event in call.events[handle]:
-        if event.HasField("result"):
-            assert event.result.window == at
-            at, answered = at + 1, answered + 1
-        elif event.HasField("gap"):
-            assert event.gap.first_window == at
-            at = event.gap.end_window
-    return answered, at - answered
-
-
-@pytest.mark.parametrize("overload", [pb.OVERLOAD_DROP_OLDEST, pb.OVERLOAD_LATEST_ONLY])
-async def test_a_slow_model_and_what_gives_way(channel: grpc.aio.Channel, overload: int) -> None:
-    """One session sends all it has at once, and its neighbour still gets every window."""
-    async with StreamCall(channel) as call:
-        more = {"overload": overload, "buffer_samples": 32}
-        await call.open(1, model="slow", window=4, **more)
-        await call.open(2, model="double", window=4)
-        for at in range(0, 1600, 16):
-            await call.send(chunk(1, at, noise(at, 16)), chunk(2, at, noise(at, 16)))
-        closed = await call.close(1)
-        assert closed.windows == 400
-        assert covered(call, 1) == (closed.answered, closed.dropped)
-        assert closed.dropped > 0
-        assert {event.gap.reason for event in call.of(1, "gap")} == {pb.Gap.OVERLOADED}
-        last = [e for e in call.events[1] if e.HasField("result")][-1]
-        assert last.result.window == 399
-        assert (await call.close(2)).answered == 400
-        assert reasons(call, 1) == []
-
-
-async def test_a_reader_that_stops_harms_only_itself(running: Running) -> None:
-    """What it does not take is bounded; once it reads again it learns what it has missed."""
-    one = [("grpc.use_local_subchannel_pool", 1)]
-    # gRPC would take megabytes for a reader who does not read, where the network is fast.
-    narrow = [*one, ("grpc.http2.bdp_probe", 0)]
-    async with (
-        grpc.aio.insecure_channel(running.server.grpc, options=narrow) as channel,
-        grpc.aio.insecure_channel(running.server.grpc, options=one) as other,
-        StreamCall(channel) as stalled,
-        StreamCall(other) as neighbour,
-    ):
-        # Results of 2 kB: what the transport and the outbox hold between them is far less than all.
-        more = {"overload": pb.OVERLOAD_DROP_OLDEST, "buffer_samples": 2048}
-        await stalled.open(1, model="double", window=512, **more)
-        await neighbour.open(1, model="double", window=512)
-        stalled.reading.clear()
-        part = noise(0, 1024)
-        for number in range(1500):
-            await stalled.send(chunk(1, 1024 * number, part))
-            if number % 50 == 0:
-                await neighbour.send(chunk(1, 512 * (number // 50), part[:512]))
-        closed = await neighbour.close(1)
-        assert (closed.answered, closed.dropped) == (30, 0)
-        assert len(stalled.of(1, "result")) < 100
-        stalled.reading.set()
-        closed = await stalled.close(1)
-        assert closed.windows == 3000
-        assert closed.dropped > 0
-        assert covered(stalled, 1) == (closed.answered, closed.dropped)
-        assert reasons(stalled, 1) == []
-
-
-async def test_refuse_loses_nothing_and_stops_credit(channel: grpc.aio.Channel) -> None:
-    async with StreamCall(channel) as call:
-        opened = await call.open(1, model="slow", window=4, buffer_samples=32)
-        up_to, credits_, at = opened.up_to_sample, 0, 0
-        for _ in range(40):
-            while up_to - at < 16:
-                credits_ += 1
-                up_to = (await call.wait_for(1, "credit", credits_)).credit.up_to_sample
-            await call.send(chunk(1, at, noise(at, 16)))
-            at += 16
-        closed = await call.close(1)
-        assert (closed.answered, closed.dropped) == (160, 0)
-        assert reasons(call, 1) == []
-        await call.open(2, model="slow", window=4, buffer_samples=32)
-        await call.send(*(chunk(2, at, noise(at, 16)) for at in range(0, 1600, 16)))
-        await call.wait_for(2, "error")
-        assert "CREDIT_EXCEEDED" in reasons(call, 2)
-
-
-async def test_late_windows_are_in_gaps(channel: grpc.aio.Channel) -> None:
-    async with StreamCall(channel) as call:
-        await call.open(1, model="slow", window=4, latency_objective_us=1)
-        await call.send(chunk(1, 0, noise(0, 40)))
-        closed = await call.close(1)
-        assert (closed.answered, closed.dropped) == (0, 10)
-        assert {event.gap.reason for event in call.of(1, "gap")} == {pb.Gap.LATE}
-
-
-async def test_the_counters(channel: grpc.aio.Channel, running: Running) -> None:
-    async with StreamCall(channel) as call:
-        await call.open(1, model="double", window=4)
-        await call.send(chunk(1, 0, noise(0, 8)), chunk(1, 0, noise(0, 8)))
-        await call.wait_for(1, "result", 2)
-        await call.wait_for(1, "error")
-        status, text = await asyncio.to_thread(running.server.get, "/metrics")
-    assert status == 200
-    # Sessions of other tests may wait to be resumed.
-    assert re.search(r"^headrace_sessions [1-9]", text, re.MULTILINE)
-    assert 'headrace_windows_total{outcome="answered"}' in text
-    assert 'headrace_commands_refused_total{reason="SEQUENCE_REPEATED"}' in text
-
-
-async def test_a_stop_does_not_wait_for_ever_on_who_does_not_acknowledge(
-    tmp_path: pathlib.Path,
-) -> None:
-    """What could not be run for want of acknowledgements is in a gap; the exit code is 0."""
-    models.write(tmp_path / "models", "double", models.scaled(2.0))
-    arguments = (tmp_path / "models", "--grace-seconds=0.2")
-    with server.serving(tmp_path / "server.log", *arguments) as up:
-        async with grpc.aio.insecure_channel(up.grpc) as channel, StreamCall(channel) as call:
-            opened = await call.open(1, model="double", window=1, ttl_ms=60_000)
-            await call.send(chunk(1, 0, noise(0, 1000)))
-            await call.wait_for(1, "result", opened.max_outstanding)
-            up.terminate()
-            closed = (await call.wait_for(1, "closed")).closed
-            assert (closed.answered, closed.dropped) == (opened.max_outstanding, 744)
-            assert covered(call, 1) == (closed.answered, closed.dropped)
-            assert {event.gap.reason for event in call.of(1, "gap")} == {pb.Gap.STOPPING}
-            await asyncio.wait([call._reader])
-            assert await call.call.code() is grpc.StatusCode.UNAVAILABLE
-        assert await asyncio.to_thread(up.wait) == 0
-
-
-async def test_a_stop_closes_sessions_in_order(tmp_path: pathlib.Path) -> None:
-    models.write(tmp_path / "models", "slow", models.slowed(models.scaled(2.0), 3000), toml=SINGLE)
-    with server.serving(tmp_path / "server.log", tmp_path / "models") as up:
-        async with grpc.aio.insecure_channel(up.grpc) as channel, StreamCall(channel) as call:
-            await call.open(1, model="slow", window=4, tail=pb.TAIL_PAD, ttl_ms=1000)
-            await call.send(chunk(1, 0, noise(0, 42)))
-            await call.wait_for(1, "result")
-            up.terminate()
-            closed = (await call.wait_for(1, "closed")).closed
-            assert (closed.reason, closed.samples) == (pb.Closed.STOPPING, 42)
-            assert (closed.answered, closed.dropped) == (10, 0)
-            await asyncio.wait([call._reader])
-            assert await call.call.code() is grpc.StatusCode.UNAVAILABLE
-        assert await asyncio.to_thread(up.wait) == 0
