@@ -95,7 +95,7 @@ class FakeServer(rpc.GRPCInferenceServiceServicer):
                 answer.infer_response.id = request.id
                 parameters = answer.infer_response.parameters
                 parameters["headrace_status"].string_param = "RESOURCE_EXHAUSTED"
-                parameters["headrace_reason"].string_param = "OVERLOADED"
+                parameters["headrace_error_reason"].string_param = "OVERLOADED"
                 parameters["headrace_retry_after_ms"].int64_param = 250
                 yield answer
             else:

@@ -166,7 +166,7 @@ def overload_in_band_says_when_to_come_back(env: Env) -> None:
         assert answer.infer_response.id in ("2", "3")
         assert _status(answer) == "RESOURCE_EXHAUSTED"
         parameters = answer.infer_response.parameters
-        assert parameters["headrace_reason"].string_param == "OVERLOADED"
+        assert parameters["headrace_error_reason"].string_param == "OVERLOADED"
         assert parameters["headrace_retry_after_ms"].int64_param > 0
     stream.end()
     answered = list(stream.call)

@@ -49,7 +49,7 @@ export interface StreamRequest {
 
 // Set by a Headrace server on in-band errors, which the protocol gives only a message.
 const STATUS_PARAMETER = "headrace_status";
-const REASON_PARAMETER = "headrace_reason";
+const REASON_PARAMETER = "headrace_error_reason";
 const RETRY_PARAMETER = "headrace_retry_after_ms";
 const SOLO_PARAMETER = "headrace_solo";
 const LARGEST_INT64 = 2n ** 63n - 1n;

@@ -162,7 +162,10 @@ test("errors in a stream", () => {
         errorMessage: "no",
         inferResponse: {
           id: "a",
-          parameters: { headrace_status: parameter(status), headrace_reason: parameter("WHY") },
+          parameters: {
+            headrace_status: parameter(status),
+            headrace_error_reason: parameter("WHY"),
+          },
         },
       }),
     ).error;

@@ -34,7 +34,7 @@ Headers = Mapping[str, str | bytes]
 
 # Set by a Headrace server on in-band errors, which the protocol gives only a message.
 STATUS_PARAMETER = "headrace_status"
-REASON_PARAMETER = "headrace_reason"
+REASON_PARAMETER = "headrace_error_reason"
 RETRY_PARAMETER = "headrace_retry_after_ms"
 # Asks a Headrace server to run a request alone.
 SOLO_PARAMETER = "headrace_solo"

@@ -152,7 +152,7 @@ def _in_band(data: bytes, error: Exception) -> bytes:
     response.model_version = message.model_version[:_ECHOED]
     row = errors.row_of(error)
     response.parameters["headrace_status"].string_param = row.code.name
-    response.parameters["headrace_reason"].string_param = row.reason
+    response.parameters["headrace_error_reason"].string_param = row.reason
     wait = errors.retry_after(error)
     if wait is not None:
         response.parameters["headrace_retry_after_ms"].int64_param = max(1, int(wait * 1e3))
