@@ -17,6 +17,7 @@ def main(path: str) -> None:
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    print(f"wrote {path}: y = x + x, FP32 (batch, 4)")
 
 
 if __name__ == "__main__":

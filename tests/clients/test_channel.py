@@ -49,9 +49,11 @@ def test_every_option_reaches_grpc() -> None:
     assert settings(options)["compression"] is grpc.Compression.Gzip
 
 
-@pytest.mark.parametrize("address", ["", "localhost"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "localhost:", "a:8001/", "a:grpc", "a:0", "a:65536"]
+)
 def test_an_address_says_which_port(address: str) -> None:
-    with pytest.raises(ValueError, match=r"expected host:port, such as 127\.0\.0\.1:8001"):
+    with pytest.raises(ValueError, match=r"host:port, such as 127\.0\.0\.1:8001.*got '"):
         target(address, ChannelOptions())
 
 

@@ -1,7 +1,7 @@
 """Requests into messages and messages into results."""
 
 import dataclasses
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import grpc
 import numpy as np
@@ -21,7 +21,7 @@ from headrace.client import (
     messages,
     random_inputs,
 )
-from headrace.client.options import InferKeywords
+from headrace.client.options import InferKeywords, merged
 from headrace.client.tensors import as_tensor
 from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import grpc_service_pb2 as pb
@@ -74,6 +74,39 @@ def test_what_cannot_be_sent_is_named() -> None:
         messages.infer_request("m", {"x": Tensor(X, "FP8")}, InferOptions())
     with pytest.raises(TypeError, match=r"parameter 'p': .*list"):
         messages.infer_request("m", {}, InferOptions(parameters={"p": []}))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"version": 1}, "version: expected str, got 1"),
+        ({"request_id": 5}, "request_id: expected str, got 5"),
+        ({"priority": "high"}, "priority: expected an integer, got 'high'"),
+        ({"outputs": 3}, "outputs: expected names, got 3"),
+        ({"outputs": [1]}, "outputs: expected names, got 1"),
+        ({"parameters": 3}, "parameters: expected values by name, got 3"),
+        ({"headers": ["a"]}, r"headers: expected values by name, got \['a'\]"),
+    ],
+)
+def test_options_of_another_type_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        merged("infer", InferOptions, None, options)
+
+
+def test_what_is_no_name_is_named() -> None:
+    with pytest.raises(TypeError, match="model: expected its name, got 3"):
+        messages.infer_request(3, {"x": X}, InferOptions())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="inputs: expected names, got 0"):
+        messages.infer_request("m", {0: X}, InferOptions())  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"options: expected InferOptions, got \{'dead"):
+        merged("infer", InferOptions, {"deadline": 1}, {})
+
+
+def test_of_a_stream_it_is_said_which_request_cannot_be_sent() -> None:
+    with pytest.raises(TypeError, match=r"request #3: expected StreamRequest, got \{\}"):
+        messages.stream_request({}, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"request #1: input 'x': expected an array.*got None"):
+        messages.stream_request(StreamRequest("m", {"x": None}), 1)  # type: ignore[dict-item]
 
 
 def test_one_output_name_is_not_a_sequence_of_letters() -> None:

@@ -51,8 +51,9 @@ def test_an_array_that_is_not_contiguous_goes_out_in_row_major_order() -> None:
     [
         (np.zeros(2, np.complex64), TypeError, "complex64"),
         (None, TypeError, "expected an array.*got None"),
-        (np.array([b"a", 1], dtype=object), TypeError, "got int"),
-        (["a", 1], TypeError, "got int"),
+        (np.array([b"a", 1], dtype=object), TypeError, "got bytes and int"),
+        (["a", 1], TypeError, "got int and str"),
+        ([1.0, None], TypeError, "numbers alone.*got NoneType and float"),
         ([[1], [1, 2]], ValueError, "inhomogeneous"),
         (Tensor([1.0], "FP32"), TypeError, "float32, got float64"),
         (Tensor(np.zeros(1, np.float32), "BF16"), TypeError, "uint16, got float32"),

@@ -60,3 +60,35 @@ async def test_an_asyncio_stream_that_was_not_opened_says_so() -> None:
                 pass
         with pytest.raises(RuntimeError, match="not open"):
             await stream.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"channel": "tls"}, "channel: expected ChannelOptions, got 'tls'"),
+        ({"retry": 3}, "retry: expected RetryPolicy, got 3"),
+        ({"headers": ["a"]}, r"headers: expected values by name, got \['a'\]"),
+    ],
+)
+async def test_a_client_is_made_of_what_it_says(arguments: dict[str, Any], said: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(TypeError, match=said):
+            kind("127.0.0.1:1", **arguments)
+
+
+async def test_a_client_that_is_closed_says_so() -> None:
+    client, other = Client("127.0.0.1:1"), AsyncClient("127.0.0.1:1")
+    client.close()
+    await other.close()
+    with pytest.raises(RuntimeError, match="this Client is closed"):
+        client.server_live()
+    with pytest.raises(RuntimeError, match="this Client is closed"):
+        next(client.infer_stream([]))
+    with pytest.raises(RuntimeError, match="this Client is closed"):
+        client.stream("m", window=4, sample_rate=100)
+    with pytest.raises(RuntimeError, match="this AsyncClient is closed"):
+        await other.server_live()
+    with pytest.raises(RuntimeError, match="this AsyncClient is closed"):
+        await anext(other.infer_stream([]))
+    with pytest.raises(RuntimeError, match="this AsyncClient is closed"):
+        other.stream("m", window=4, sample_rate=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -14,10 +15,13 @@ import grpc
 from headrace.bench.errors import BenchError
 from headrace.bench.spec import RequestSpec, Target
 from headrace.bench.transports.channel import OPTIONS
+from headrace.client import ChannelOptions
+from headrace.client import channel as client
 from headrace.inference.v2 import grpc_service_pb2 as pb
 from headrace.inference.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 _PATIENCE = 10.0
+_OVER_GRPC = "for gRPC leave out http://, and take the port of that"
 
 
 def metadata(target: Target, request: RequestSpec) -> pb.ModelMetadataResponse:
@@ -36,7 +40,11 @@ def metadata(target: Target, request: RequestSpec) -> pb.ModelMetadataResponse:
 
 def _by_grpc(target: Target, request: RequestSpec) -> pb.ModelMetadataResponse:
     asked = pb.ModelMetadataRequest(name=request.model, version=request.version)
-    with grpc.insecure_channel(target.address, options=list(OPTIONS.items())) as channel:
+    try:
+        address = client.target(target.address, ChannelOptions())
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    with grpc.insecure_channel(address, options=list(OPTIONS.items())) as channel:
         try:
             return GRPCInferenceServiceStub(channel).ModelMetadata(asked, timeout=_PATIENCE)
         except grpc.RpcError as error:
@@ -60,7 +68,12 @@ def _by_http(target: Target, request: RequestSpec) -> Iterable[Mapping[str, Any]
     except urllib.error.HTTPError as error:
         said = error.read(500).decode(errors="replace")
         raise BenchError(
-            f"model {request.model!r} at {target.address}: HTTP {error.code} for {path}: {said}"
+            f"model {request.model!r} at {target.address}: HTTP {error.code} for {path}: {said} "
+            f"({_OVER_GRPC})"
+        ) from error
+    except http.client.HTTPException as error:
+        raise BenchError(
+            f"{target.address}: what answers there does not speak HTTP/1.1; {_OVER_GRPC}"
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise BenchError(f"{target.address}{path}: no metadata of a model: {error}") from error

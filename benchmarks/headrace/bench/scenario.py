@@ -80,7 +80,7 @@ class Scenario(Spec):
     for it. `peers` are who is measured unless the command line says otherwise, the first against
     the others: "headrace", "pytriton", or with a configuration "pytriton:tuned". `turns` is how
     often sides alternate. `pulse` asks for small calls beside the load, so many seconds apart.
-    `short` overrides any of the others for a run in a minute or so."""
+    `short` overrides any of the others for a run of a few minutes."""
 
     about: str
     model: str

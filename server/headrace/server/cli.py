@@ -12,6 +12,7 @@ import pathlib
 import sys
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 from headrace.server.batch.arguments import add_arguments
@@ -183,10 +184,10 @@ def _add_tls(health: argparse.ArgumentParser) -> None:
 
 
 def _interval(text: str) -> float:
-    seconds = float(text)
-    if not 0.05 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"expected 0.05 to 3600 seconds, got {text}")
-    return seconds
+    with suppress(ValueError):
+        if 0.05 <= (seconds := float(text)) <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected 0.05 to 3600 seconds, got {text!r}")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -72,7 +72,8 @@ def main(files: int, callers: int) -> int:
     try:
         from magika import Magika
     except ModuleNotFoundError:
-        Console(stderr=True).print("headrace demo: install its model: pip install 'headrace[demo]'")
+        missing = "headrace demo: install its model: pip install 'headrace[demo]'"
+        Console(stderr=True).print(missing, markup=False)
         return 1
     paths = collect(files)
     reference = Magika()
@@ -216,4 +217,4 @@ def _show_batches(console: Console, statistics_: Any, answers: Sequence[InferRes
         f"compute ms: median {statistics.median(compute):.1f}, longest {compute[-1]:.1f}"
     )
     told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    console.print(f"why their batches closed: {told}")
+    console.print(f"why their batches closed, by request: {told}")

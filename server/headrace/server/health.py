@@ -42,12 +42,20 @@ def main(namespace: argparse.Namespace, environment: Mapping[str, str] = os.envi
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=namespace.timeout)
         except grpc.RpcError as error:
-            code, details = error.code().name, error.details()
-            print(f"headrace health: {address}: {code}: {details}", file=sys.stderr)
+            print(f"headrace health: {address}: {_words(error, request.service)}", file=sys.stderr)
             return 1
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     print(status)
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _words(error: grpc.RpcError, service: str) -> str:
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.NOT_FOUND and not details:
+        details = f"the server has no service {service!r}, nor a model of that name"
+    elif code is grpc.StatusCode.UNAVAILABLE:
+        details += "; the address is HOST:PORT of the server's gRPC port"
+    return f"{code.name}: {details}"
 
 
 def _channel(namespace: argparse.Namespace, environment: Mapping[str, str]) -> grpc.Channel:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from headrace.server.errors import ServerError
 from headrace.server.executors.session import Provider
@@ -66,20 +67,21 @@ def _say(error: ServerError) -> None:
 def _show(console: Console, model: ServedModel, seconds: float) -> None:
     spec, plan = model.spec, model.plan
     table = Table(
-        "", "name", "datatype", "shape", "note", title=f"{spec.name} version {spec.version}"
+        "", "name", "datatype", "shape", "note", title=Text(f"{spec.name} version {spec.version}")
     )
     for kind, tensors in (("input", spec.inputs), ("output", spec.outputs)):
         for tensor in tensors:
             note = "optional" if tensor.optional else "state" if tensor.state else ""
-            table.add_row(kind, tensor.name, tensor.datatype, _shape(tensor, spec.batched), note)
+            shape = Text(_shape(tensor, spec.batched))
+            table.add_row(kind, Text(tensor.name), tensor.datatype, shape, note)
     console.print(table)
     if spec.batched:
         deviation = model.verdict.deviation
-        found = (
-            ""
-            if math.isnan(deviation)
-            else (f"rows alone and together agree within {deviation:.1g} of the largest value; ")
-        )
+        found = ""
+        if deviation == 0:
+            found = "rows give the same alone and together; "
+        elif not math.isnan(deviation):
+            found = f"rows alone and together agree within {deviation:.1g} of the largest value; "
         console.print(
             f"batch axis: the first dimension; {found}batches of up to {spec.max_batch_size}"
         )

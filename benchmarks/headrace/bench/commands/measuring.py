@@ -183,7 +183,7 @@ def add_scenario_command(parser: argparse.ArgumentParser) -> None:
         help="who is measured, the first against the others: headrace, pytriton, pytriton:tuned, "
         "or a running server as NAME=HOST:PORT (default: what the scenario says)",
     )
-    parser.add_argument("--short", action="store_true", help="the variant of a minute or so")
+    parser.add_argument("--short", action="store_true", help="the variant of a few minutes")
     parser.add_argument("--turns", type=values.count, metavar="N", help="how often they alternate")
     parser.add_argument("-d", "--duration", type=values.duration, metavar="TIME")
     parser.add_argument("--processes", type=values.count, metavar="N", help="that send")

@@ -15,7 +15,7 @@ from headrace.client.channel import ChannelOptions, for_streams, settings, targe
 from headrace.client.errors import from_rpc_error
 from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
-from headrace.client.options import InferKeywords, InferOptions, merged
+from headrace.client.options import InferKeywords, InferOptions, expect, merged
 from headrace.client.results import (
     InferResult,
     ModelIndex,
@@ -57,12 +57,15 @@ class AsyncClient:
         token: str | None = None,
     ) -> None:
         self._address = address
-        self._options = channel or ChannelOptions()
+        self._options = ChannelOptions() if channel is None else channel
+        expect("channel", self._options, ChannelOptions)
         self._headers = with_token(headers, token, self._options)
         self._channel = _open(address, self._options)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._feedback = FeedbackStub(self._channel)
-        self._retry = retry or RetryPolicy()
+        self._retry = RetryPolicy() if retry is None else retry
+        expect("retry", self._retry, RetryPolicy)
+        self._closed = False
         self._stream_channel: grpc.aio.Channel | None = None
         self._streams: AsyncStreamConnection | None = None
 
@@ -79,6 +82,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection and cancel the calls under way."""
+        self._closed = True
         if self._streams is not None:
             await self._streams.close()
         if self._stream_channel is not None:
@@ -93,7 +97,7 @@ class AsyncClient:
         **keywords: Unpack[InferKeywords],
     ) -> InferResult:
         """Run `model` on `inputs`: see `Client.infer`."""
-        options = merged("infer", options or InferOptions(), keywords)
+        options = merged("infer", InferOptions, options, keywords)
         call = messages.infer(model, inputs, options)
         return await self._run(call, options.deadline, options.headers)
 
@@ -111,6 +115,7 @@ class AsyncClient:
         leave the loop over the answers early, wrap this in `contextlib.aclosing`: it ends the call
         at once instead of when the generator is collected.
         """
+        self._expect_open()
         seconds = checked(deadline)
         kept = messages.Kept()
         metadata = messages.metadata(self._headers, headers)
@@ -144,11 +149,12 @@ class AsyncClient:
             async for event in stream.run(chunks):
                 print(event)
         """
-        options = merged("stream", options or StreamOptions(), keywords)
+        options = merged("stream", StreamOptions, options, keywords)
         plan = Plan(model, Framing(window, sample_rate, hop), options)
         return AsyncSensorStream(self._stream_connection(), plan)
 
     def _stream_connection(self) -> AsyncStreamConnection:
+        self._expect_open()
         if self._streams is None:
             channel = self._stream_channel = _open(self._address, for_streams(self._options))
             stub = SensorStreamStub(channel)
@@ -225,9 +231,14 @@ class AsyncClient:
         """Have the model's next requests be what later ones are compared with for drift."""
         await self._run(feedback.reset_reference(model, version), deadline)
 
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this AsyncClient is closed")
+
     async def _run(
         self, call: Call[T], deadline: float | None, headers: Headers | None = None
     ) -> T:
+        self._expect_open()
         stub: Any = self._feedback if call.of_feedback else self._stub
         method = getattr(stub, call.method)
         metadata = messages.metadata(self._headers, headers)

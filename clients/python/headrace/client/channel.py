@@ -12,9 +12,12 @@ from typing import Literal, TypedDict
 import grpc
 
 from headrace.client.messages import Headers
+from headrace.client.options import expect
 
 Secret = bytes | str | Path
 """PEM data as bytes, or the path of a file that holds it."""
+# Of addresses that are not host:port: what gRPC's resolvers are called.
+_SCHEMES = frozenset(("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"))
 # RFC 6750, b64token.
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
@@ -93,6 +96,7 @@ def with_token(
     Raises ValueError where that, or an authorization that `headers` has, would go out in plain text
     unasked, or is no token.
     """
+    expect("headers", headers, (Mapping, type(None)), "values by name")
     if token is None:
         if any(name.lower() == "authorization" for name in headers or {}):
             _expect_encryption("headers: authorization", options)
@@ -122,18 +126,23 @@ def target(address: str, options: ChannelOptions) -> str:
     """`address` as gRPC takes it.
 
     Raises TypeError for what is no text, and ValueError for what gRPC would misread: it takes the
-    address of a web page for the name of a host, and looks it up; and where no port is given, that
-    of encrypted connections.
+    address of a web page for the name of a host, and looks it up; where no port is given, the
+    port of encrypted connections; and of one that is too large, the rest by 65536.
     """
-    if not isinstance(address, str):
-        raise TypeError(f"address: expected host:port as text, got {address!r}")
-    if not address or (options.tls is None and ":" not in address):
-        raise ValueError(f"address: expected host:port, such as 127.0.0.1:8001, got {address!r}")
+    expect("address", address, str, "host:port as text")
     scheme, separator, rest = address.partition("://")
     if separator and scheme.lower() in ("http", "https", "grpc", "grpcs"):
         raise ValueError(
             f"address: expected host:port, such as 127.0.0.1:8001, got {address!r}: leave out "
             f"{scheme}:// (try {rest.rstrip('/')!r}); ChannelOptions(tls=TLS()) encrypts"
+        )
+    host, _, port = address.rpartition(":")
+    encrypted = bool(address) and options.tls is not None and not host
+    known = address.partition(":")[0] in _SCHEMES
+    if not known and not encrypted and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(
+            "address: expected host:port, such as 127.0.0.1:8001, with a port of at most 65535, "
+            f"got {address!r}"
         )
     return address
 

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from headrace.client.errors import BadResponse, HeadraceError, error_of
-from headrace.client.options import InferOptions, ParameterValue
+from headrace.client.options import InferOptions, ParameterValue, expect
 from headrace.client.results import (
     InferResult,
     ModelIndex,
@@ -114,12 +114,14 @@ def infer_request(model: str, inputs: Inputs, options: InferOptions) -> pb.Model
 
     Raises TypeError or ValueError, naming the input or parameter, for what cannot be sent.
     """
+    expect("model", model, str, "its name")
     request = pb.ModelInferRequest(
         model_name=model, model_version=options.version, id=options.request_id
     )
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs: expected arrays by input name, got {type(inputs).__name__}")
     for name, value in inputs.items():
+        expect("inputs", name, str, "names")
         try:
             array, datatype = as_tensor(value)
             request.raw_input_contents.append(encode_raw(array, datatype))
@@ -218,11 +220,18 @@ def metadata(*headers: Headers | None) -> tuple[tuple[str, str | bytes], ...]:
 
 
 def stream_request(request: StreamRequest, position: int) -> pb.ModelInferRequest:
-    """The message for the request at `position` of a stream."""
+    """The message for the request at `position` of a stream. Raises TypeError or ValueError, naming
+    that, for what cannot be sent."""
+    expect(f"request #{position}", request, StreamRequest)
     options = request.options
-    if options.headers:
-        raise ValueError("headers belong to the stream: pass them to infer_stream")
-    message = infer_request(request.model, request.inputs, options)
+    try:
+        if options.headers:
+            raise ValueError("headers belong to the stream: pass them to infer_stream")
+        message = infer_request(request.model, request.inputs, options)
+    except TypeError as error:
+        raise TypeError(f"request #{position}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"request #{position}: {error}") from error
     if not message.id:
         message.id = f"#{position}"
     if options.deadline is not None:

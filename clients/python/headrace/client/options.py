@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any, TypedDict, TypeVar
 
 ParameterValue = bool | int | float | str
@@ -35,8 +36,16 @@ class InferOptions:
     headers: Mapping[str, str | bytes] | None = None
 
     def __post_init__(self) -> None:
+        expect("version", self.version, str)
+        expect("request_id", self.request_id, str)
+        expect("priority", self.priority, (Integral, type(None)), "an integer")
+        expect("headers", self.headers, (Mapping, type(None)), "values by name")
+        expect("parameters", self.parameters, (Mapping, type(None)), "values by name")
         if isinstance(self.outputs, str):
             raise TypeError(f"outputs takes a sequence of names: [{self.outputs!r}]")
+        expect("outputs", self.outputs, (Collection, type(None)), "names")
+        for name in self.outputs or ():
+            expect("outputs", name, str, "names")
 
 
 class InferKeywords(TypedDict, total=False):
@@ -52,13 +61,26 @@ class InferKeywords(TypedDict, total=False):
     headers: Mapping[str, str | bytes] | None
 
 
-def merged(method: str, options: Options, keywords: Mapping[str, Any]) -> Options:
-    """`options`, a dataclass, with `keywords` in place of its own fields. Raises TypeError, in the
-    name of the `method` that took the keywords, for one that is no field."""
+def expect(name: str, value: object, kind: type | tuple[type, ...], words: str = "") -> None:
+    """Raises TypeError for a `value` of another kind, which `name` says what it is of. `words` for
+    what is expected, where the kind's name does not say it."""
+    if not isinstance(value, kind):
+        expected = words or (kind if isinstance(kind, type) else kind[0]).__name__
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+
+
+def merged(
+    method: str, kind: type[Options], options: Options | None, keywords: Mapping[str, Any]
+) -> Options:
+    """`options`, or those of a `kind` as they come, with `keywords` in place of their own fields.
+    Raises TypeError for others, and, in the name of the `method` that took the keywords, for one
+    that is no field."""
+    given = kind() if options is None else options
+    expect("options", given, kind)
     try:
-        return replace(options, **keywords)  # type: ignore[type-var]
+        return replace(given, **keywords)  # type: ignore[type-var]
     except TypeError:
-        known = [each.name for each in fields(options)]  # type: ignore[arg-type]
+        known = [each.name for each in fields(given)]  # type: ignore[arg-type]
         for name in keywords:
             if name not in known:
                 raise TypeError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from headrace.client.options import expect
 from headrace.client.tensors import Inputs, as_tensor
 from headrace.inference.tensors import DATATYPES, Datatype, datatype_of, encode_raw
 from headrace.stream.v1 import stream_pb2 as pb
@@ -166,6 +168,9 @@ class Framing:
     hop: int = 0
 
     def __post_init__(self) -> None:
+        expect("window", self.window, Integral, "a number of samples")
+        expect("hop", self.hop, Integral, "a number of samples")
+        expect("sample_rate", self.sample_rate, Real, "samples per second")
         _check_range("window", self.window, 1, _MOST_SAMPLES)
         _check_range("hop", self.hop, 0, _MOST_SAMPLES)
         if not (math.isfinite(self.sample_rate) and self.sample_rate > 0):

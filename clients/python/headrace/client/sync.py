@@ -15,7 +15,7 @@ from headrace.client.channel import ChannelOptions, for_streams, settings, targe
 from headrace.client.errors import from_rpc_error
 from headrace.client.feedback import Truth
 from headrace.client.messages import Call, Headers
-from headrace.client.options import InferKeywords, InferOptions, merged
+from headrace.client.options import InferKeywords, InferOptions, expect, merged
 from headrace.client.results import (
     InferResult,
     ModelIndex,
@@ -60,12 +60,15 @@ class Client:
         token: str | None = None,
     ) -> None:
         self._address = address
-        self._options = channel or ChannelOptions()
+        self._options = ChannelOptions() if channel is None else channel
+        expect("channel", self._options, ChannelOptions)
         self._headers = with_token(headers, token, self._options)
         self._channel = _open(address, self._options)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._feedback = FeedbackStub(self._channel)
-        self._retry = retry or RetryPolicy()
+        self._retry = RetryPolicy() if retry is None else retry
+        expect("retry", self._retry, RetryPolicy)
+        self._closed = False
         self._stream_channel: grpc.Channel | None = None
         self._streams: StreamConnection | None = None
         self._opening = threading.Lock()
@@ -83,6 +86,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection. Calls and streams under way raise `Cancelled`."""
+        self._closed = True
         if self._streams is not None:
             self._streams.close()
         if self._stream_channel is not None:
@@ -106,7 +110,7 @@ class Client:
         policy gives up, `DeadlineExceeded`, and `InferenceFailed` when the model itself fails.
         A request with the parameter `sequence_id` is not retried: repeating it is not harmless.
         """
-        options = merged("infer", options or InferOptions(), keywords)
+        options = merged("infer", InferOptions, options, keywords)
         return self._run(messages.infer(model, inputs, options), options.deadline, options.headers)
 
     def infer_stream(
@@ -124,6 +128,7 @@ class Client:
         is iterated in another thread. What it raises is raised here, after the answers to what
         was sent.
         """
+        self._expect_open()
         seconds = checked(deadline)
         kept = messages.Kept()
 
@@ -162,11 +167,12 @@ class Client:
 
         Raises TypeError or ValueError for options that cannot be.
         """
-        options = merged("stream", options or StreamOptions(), keywords)
+        options = merged("stream", StreamOptions, options, keywords)
         plan = Plan(model, Framing(window, sample_rate, hop), options)
         return SensorStream(self._stream_connection(), plan)
 
     def _stream_connection(self) -> StreamConnection:
+        self._expect_open()
         with self._opening:
             if self._streams is None:
                 channel = self._stream_channel = _open(self._address, for_streams(self._options))
@@ -249,7 +255,12 @@ class Client:
         """Have the model's next requests be what later ones are compared with for drift."""
         self._run(feedback.reset_reference(model, version), deadline)
 
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this Client is closed")
+
     def _run(self, call: Call[T], deadline: float | None, headers: Headers | None = None) -> T:
+        self._expect_open()
         stub: Any = self._feedback if call.of_feedback else self._stub
         method = getattr(stub, call.method)
         metadata = messages.metadata(self._headers, headers)

@@ -66,9 +66,10 @@ def _as_array(value: npt.ArrayLike) -> Array:
         # NumPy's fixed-width strings drop trailing NULs, and these bytes may well be binary.
         array = np.asarray(value, dtype=object)
     if array.dtype.kind == "O":
-        wrong = next((x for x in array.ravel() if not isinstance(x, bytes | str)), None)
-        if wrong is not None:
-            raise TypeError(f"a BYTES tensor holds bytes or str, got {type(wrong).__name__}")
+        kinds = {type(element) for element in array.ravel()}
+        if not all(issubclass(kind, bytes | str) for kind in kinds):
+            names = " and ".join(sorted(kind.__name__ for kind in kinds))
+            raise TypeError(f"expected numbers alone, or bytes and str alone (BYTES), got {names}")
     return array
 
 

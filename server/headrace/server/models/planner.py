@@ -118,6 +118,17 @@ def _profiles(plan: Plan, subject: Subject) -> Iterator[Measured]:
         yield _unmeasured(layout, profile(subject.spec, session))
 
 
+def _needless(base: Profile, subject: Subject, worth: float) -> str:
+    """Why no other layout is measured; empty where others may be better. worth: the seconds that
+    a row must take to be divided among threads."""
+    if base.key is None:
+        return "synthetic inputs were refused"
+    if subject.path.stat().st_size > _LARGEST_TWICE:
+        return "its file is too large to be opened twice"
+    alone = _alone(base)
+    return f"{alone * 1e6:.3g} µs for a row leave nothing to divide" if alone < worth else ""
+
+
 def measure(subject: Subject, plan: Plan) -> Plan:
     """The plan that measuring suggests, in place of `plan`.
 
@@ -125,11 +136,11 @@ def measure(subject: Subject, plan: Plan) -> Plan:
     """
     spec, first, began = subject.spec, subject.first, time.perf_counter()
     base = profile(spec, first)
-    alone = _alone(base)
     guessed = has_open_dimensions(spec)
-    worth = alone >= (_WORTH_KEEPING if guessed else _WORTH_DIVIDING)
-    if base.key is None or not worth or subject.path.stat().st_size > _LARGEST_TWICE:
-        return replace(plan, origin="not measured", measured=(_unmeasured(plan.main, base),))
+    needless = _needless(base, subject, _WORTH_KEEPING if guessed else _WORTH_DIVIDING)
+    if needless:
+        origin = f"not measured: {needless}"
+        return replace(plan, origin=origin, measured=(_unmeasured(plan.main, base),))
     others = candidates(plan.main.session)[1:]
     if guessed:
         kept = [

@@ -19,6 +19,8 @@ from headrace.server.models.spec import ModelSpec
 # Seconds that may be spent on one model; a run that has begun is finished.
 BUDGET = 0.5
 _RUNS_OF_EACH = 3
+# Brief runs are repeated for so many seconds, so many times at most: the first of them are cold.
+_LONG_ENOUGH, _MOST_RUNS = 0.001, 50
 # Larger batches are not tried once so many in a row cost so much more for a row than the best did.
 _MISSES, _NO_LONGER_PAYS = 2, 1.15
 _USUAL = Recipe()
@@ -75,15 +77,15 @@ def _measure(
         if misses == _MISSES and rows > longest:
             continue
         arrays = synthetic_rows(spec, rows, recipe)
-        taken = []
-        for _ in range(_RUNS_OF_EACH):
+        taken: list[float] = []
+        while len(taken) < _RUNS_OF_EACH or (sum(taken) < _LONG_ENOUGH and len(taken) < _MOST_RUNS):
             began = time.perf_counter()
             run_session(session, key, arrays)
             taken.append(time.perf_counter() - began)
             if time.perf_counter() > stop:
                 break
         # The first run of a size also makes room for it.
-        runs += [(rows, seconds) for seconds in taken[1:] or taken]
+        runs += [(rows, seconds) for seconds in _middle(taken[1:] or taken)]
         if time.perf_counter() > stop:
             break
         if rows > longest:
@@ -91,6 +93,12 @@ def _measure(
             longest = rows
         best = min(best, min(taken) / rows)
     return runs
+
+
+def _middle(taken: Sequence[float]) -> Sequence[float]:
+    """The middle two of more than two, so that brief runs count as often as others."""
+    middle = len(taken) // 2
+    return sorted(taken)[middle - 1 : middle + 1] if len(taken) > 2 else taken
 
 
 def _sizes(spec: ModelSpec) -> Sequence[int]:
