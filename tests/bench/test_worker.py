@@ -65,8 +65,9 @@ def test_every_request_ends_exactly_once(
     counted = totals.latency.count if totals.latency is not None else 0
     assert counted == totals.ok + totals.unfinished
     if isinstance(load, OpenLoad | BurstLoad):
-        due = list(arrivals(load, 2.0, 0, [1.0], Share(0, 1)))
-        assert totals.sent == len(due)
+        due = [arrival.due for arrival in arrivals(load, 2.0, 0, [1.0], Share(0, 1))]
+        # One that is due within a clock's rounding of the end may be beyond it.
+        assert sum(each < 2.0 - 1e-9 for each in due) <= totals.sent <= len(due)
     elif not warm_up and deadline is None:
         assert totals.sent == len(server.sent)
     for interval in recorder.intervals():

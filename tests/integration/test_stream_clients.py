@@ -307,13 +307,15 @@ async def test_what_cannot_be_opened_says_why(running: RunningServer) -> None:
 
 async def test_a_client_that_was_closed_opens_nothing(running: RunningServer) -> None:
     client = AsyncClient(running.grpc)
-    stream = client.stream("double", window=4, sample_rate=1)
+    stream, later = (client.stream("double", window=4, sample_rate=1) for _ in range(2))
     await stream.open()
     await client.close()
     with pytest.raises(Cancelled, match="the client was closed"):
         await stream.send([1.0])
     with pytest.raises(Cancelled, match="the client was closed"):
-        await client.stream("double", window=4, sample_rate=1).open()
+        await later.open()
+    with pytest.raises(RuntimeError, match="this AsyncClient is closed"):
+        client.stream("double", window=4, sample_rate=1)
     blocking = Client(running.grpc)
     opened = blocking.stream("double", window=4, sample_rate=1)
     opened.open()
