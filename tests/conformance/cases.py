@@ -21,6 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 Function = Callable[..., Awaitable[None] | None]
 
+SERVICE = "inference.GRPCInferenceService"
 # No case measures time. This ends one that would wait for ever.
 PATIENCE = 30.0
 

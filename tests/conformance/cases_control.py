@@ -12,9 +12,6 @@ from conformance.cases import Cases, Env, equal, failure
 
 case = Cases()
 
-SERVICE = "inference.GRPCInferenceService"
-HEALTH_SERVICE = "grpc.health.v1.Health"
-
 
 @case
 def live_and_ready(env: Env) -> None:

@@ -6,11 +6,10 @@ from typing import Any
 
 import grpc
 
-from conformance.cases import PATIENCE, Cases, Env, failure
+from conformance.cases import PATIENCE, SERVICE, Cases, Env, failure
 
 case = Cases()
 
-SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 

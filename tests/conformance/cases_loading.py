@@ -8,11 +8,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from conformance.cases import PATIENCE, Cases, Env, equal, failure, wait_for
+from conformance.cases import PATIENCE, SERVICE, Cases, Env, equal, failure, wait_for
 
 case = Cases()
-
-SERVICE = "inference.GRPCInferenceService"
 
 
 def _state(env: Env, name: str) -> str:

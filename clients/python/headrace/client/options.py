@@ -62,8 +62,8 @@ class InferKeywords(TypedDict, total=False):
 
 
 def expect(name: str, value: object, kind: type | tuple[type, ...], words: str = "") -> None:
-    """Raises TypeError for a `value` of another kind, which `name` says what it is of. `words` for
-    what is expected, where the kind's name does not say it."""
+    """Raises TypeError, in which `name` is what the `value` was given for, where it is of another
+    kind. words: what was expected, where the kind's own name does not say it."""
     if not isinstance(value, kind):
         expected = words or (kind if isinstance(kind, type) else kind[0]).__name__
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
