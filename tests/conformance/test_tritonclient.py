@@ -70,12 +70,12 @@ def write_repository(path: pathlib.Path) -> pathlib.Path:
     for name in ("lab", "lab_counted", "lab_unloaded", "lab_deadlines", "lab_neighbours"):
         write(name, models.lab(), config=SINGLE)
     # Each run costs the same whatever it carries, so what waits together runs together. Nobody
-    # else calls these: the server learns what a batch costs, and a slow one would put it off.
-    for name in ("lab_sharing", "lab_leaving"):
-        write(name, models.slowed(models.lab()), config=SINGLE)
-    # Four that wait are one batch, whatever the machine makes of the costs.
-    together = SINGLE + "dynamic_batching { preferred_batch_size: [ 4 ] }\n"
-    write("lab_failing", models.slowed(models.lab()), config=together)
+    # else calls this one: the server learns what a batch costs, and a slow one would put it off.
+    write("lab_sharing", models.slowed(models.lab()), config=SINGLE)
+    # So many that wait are one batch, whatever the machine makes of the costs.
+    for name, size in (("lab_leaving", 2), ("lab_failing", 4)):
+        together = SINGLE + f"dynamic_batching {{ preferred_batch_size: [ {size} ] }}\n"
+        write(name, models.slowed(models.lab()), config=together)
     # Its check at load takes a second or two of matrix products.
     write("lab_slow_to_load", models.lab(steps_factor=3_000), config=SINGLE)
     bounded = SINGLE + "dynamic_batching { default_queue_policy { max_queue_size: 2 } }\n"
