@@ -66,6 +66,7 @@ class Runner:
         device: Device | None = None,
     ) -> None:
         self._executors = {executor.name: executor for executor in executors}
+        self._untold: set[str] = set()  # executors with a run of which the loop has not heard yet
         if len(self._executors) != len(executors) or not executors:
             raise ValueError("a runner needs executors with different names")
         kinds = {executor.name: executor.kind for executor in executors}
@@ -248,7 +249,9 @@ class Runner:
         if threading.get_ident() == self._home:
             self._completed(batch, completion)
             return None
-        if goes_on and self.state.queues and completion.error is None:
+        # What a run gave is charged to nobody until it is told, so only one may be ahead of that.
+        ahead = batch.executor in self._untold
+        if goes_on and not ahead and self.state.queues and completion.error is None:
             return self._gone_on(batch, completion)
         self._post(self._completed, batch, completion)
         return None
@@ -269,6 +272,7 @@ class Runner:
             dispatched = (action.batch for action in actions if isinstance(action, Dispatch))
             following = next((b for b in dispatched if b.executor == batch.executor), None)
             # Told under the lock, for the loop to hear of each run's beginning before its end.
+            self._untold.add(batch.executor)
             told = self._post(self._follow, Run(batch, completion, ended, now), actions, following)
         return following if told else None
 
@@ -281,6 +285,7 @@ class Runner:
 
     def _follow(self, run: Run, actions: Sequence[Action], begun: Batch | None) -> None:
         """After an executor has gone on by itself, with `begun` unless that is None."""
+        self._untold.discard(run.batch.executor)
         self._callers.tell(run)
         self._perform(actions, begun)
         if self._callers.aborted:
