@@ -24,7 +24,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 Latencies = list[float]  # seconds
 Make = Callable[[np.random.Generator], npt.NDArray[np.generic]]
-CPUS = os.cpu_count() or 1
+CPUS = frozenset(os.sched_getaffinity(0))
 LEAD = 0.3  # seconds before answers are counted
 
 
@@ -46,11 +46,13 @@ class Asked:
     model: str
 
 
-def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
-    """What ONNX Runtime alone does in `seconds`: a thread for each caller, but no more than there
-    are CPUs; one caller has every CPU for its request, more have one each."""
+def bare(
+    subject: Subject, callers: int, seconds: float, cpus: frozenset[int] = CPUS
+) -> Latencies:
+    """What ONNX Runtime alone does in `seconds` on `cpus`: a thread for each caller, but no more
+    than there are CPUs; one caller has every CPU for its request, more have one each."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = CPUS if callers == 1 else 1
+    options.intra_op_num_threads = len(cpus) if callers == 1 else 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(subject.path, options, providers=["CPUExecutionProvider"])
     feeds = {subject.input: subject.make(np.random.default_rng(0))}
@@ -59,13 +61,14 @@ def bare(subject: Subject, callers: int, seconds: float) -> Latencies:
     stop = time.perf_counter() + seconds
 
     def work() -> None:
+        os.sched_setaffinity(0, cpus)  # of this thread
         while (began := time.perf_counter()) < stop:
             session.run(None, feeds)
             ended = time.perf_counter()
             if ended <= stop:
                 latencies.append(ended - began)
 
-    threads = [threading.Thread(target=work) for _ in range(min(callers, CPUS))]
+    threads = [threading.Thread(target=work) for _ in range(min(callers, len(cpus)))]
     for thread in threads:
         thread.start()
     for thread in threads:

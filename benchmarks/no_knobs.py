@@ -12,6 +12,9 @@ generator's own client, so that they take little of the cores that they share wi
 they and the server's front take all the same is measured too: executors can have the rest, and
 they are compared to that share of the limit. What ends in the first moments of a turn is not
 counted, nor what ends after it: batches begin and end out of step with turns.
+
+With `--apart` the last CPU is the executors' alone, and the limit is that of this CPU: the callers and
+all else of the server have the others. So it is where there are more CPUs than these.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,10 +75,12 @@ INPUTS: dict[str, tuple[str, Make]] = {
 
 @dataclass(frozen=True)
 class Turns:
-    """How often each side is measured, and for how long each time, in seconds."""
+    """How often each side is measured, for how long each time, in seconds, and on which CPUs
+    executors run."""
 
     count: int
     seconds: float
+    cpus: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,15 @@ class Server:
     def outside(self) -> float:
         """Seconds of processor time that callers and the server's front have taken so far: all
         that no executor did."""
-        taken = time.process_time()
+        front = (thread.user_time + thread.system_time for thread in self.front())
+        return time.process_time() + sum(front)
+
+    def front(self) -> Iterator[pthread]:
+        """The threads that are not executors'."""
         for thread in psutil.Process(self.process).threads():
-            try:
+            with suppress(ProcessLookupError):  # it has ended since
                 if os.getpriority(os.PRIO_PROCESS, thread.id) < NICE:
-                    taken += thread.user_time + thread.system_time
-            except ProcessLookupError:  # it has ended since
-                continue
-        return taken
+                    yield thread
 
 
 @dataclass
@@ -108,8 +114,10 @@ class Side:
 
 
 @contextmanager
-def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iterator[Server]:
-    """`headrace serve` with `subject` under each configuration's name."""
+def server(
+    subject: Subject, configurations: Sequence[str], engine: str, cpus: frozenset[int]
+) -> Iterator[Server]:
+    """`headrace serve` with `subject` under each configuration's name, its executors on `cpus`."""
     with tempfile.TemporaryDirectory() as folder:
         for name in configurations:
             version = Path(folder, name, "1")
@@ -120,11 +128,18 @@ def server(subject: Subject, configurations: Sequence[str], engine: str) -> Iter
         command += ["--grpc-port", "0", "--http-port", "0", "--log-level", "warning"]
         command += ["--rpc-engine", engine]
         command += ["--follow-links", "true"]
+        os.sched_setaffinity(0, cpus)  # which the server inherits, and plans for
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         try:
             words = process.stdout.readline().split()
-            yield Server(words[words.index("gRPC") + 2], process.pid)
+            running = Server(words[words.index("gRPC") + 2], process.pid)
+            os.sched_setaffinity(0, CPUS)
+            if cpus != CPUS:
+                for thread in running.front():
+                    os.sched_setaffinity(thread.id, CPUS - cpus)
+                os.sched_setaffinity(0, CPUS - cpus)
+            yield running
         finally:
             process.terminate()
             process.wait()
@@ -146,20 +161,21 @@ def measure(
             seconds = time.perf_counter() - began
             found[name].latencies.append(latencies)
             found[name].outside.append((server.outside() - before) / seconds)
-        found[LIMIT].latencies.append(bare(subject, callers, turns.seconds))
+        found[LIMIT].latencies.append(bare(subject, callers, turns.seconds, turns.cpus))
         if turn == 0:
             found.clear()  # the first turn warms up: sessions, and what is learned
     return found
 
 
-def report(subject: Subject, callers: int, found: dict[str, Side], seconds: float) -> list[str]:
+def report(subject: Subject, callers: int, found: dict[str, Side], turns: Turns) -> list[str]:
     """The row of the table for this load: rates, and what `auto` makes of them."""
-    rates = {name: [len(turn) / seconds for turn in side.latencies] for name, side in found.items()}
+    rates = {name: [len(turn) / turns.seconds for turn in side.latencies] for name, side in found.items()}
     medians = {name: statistics.median(turns) for name, turns in rates.items()}
     fixed = {name: medians[name] for name in CONFIGURATIONS if name in medians and name != "auto"}
     peers = {n: rate for n, rate in medians.items() if n not in CONFIGURATIONS and n != LIMIT}
     auto, outside = rates["auto"], found["auto"].outside
-    left = [1 - taken / CPUS for taken in outside]
+    # Of a CPU that executors have to themselves all is left.
+    left = [1 - taken / len(CPUS) if turns.cpus == CPUS else 1.0 for taken in outside]
     possible = [limit * share for limit, share in zip(rates[LIMIT], left, strict=True)]
     row = [subject.name, str(callers), f"{medians[LIMIT]:.0f}", f"{medians['auto']:.0f}"]
     row += [f"{_ratio(auto, rates[LIMIT]):.2f}", f"{statistics.median(outside):.2f}"]
@@ -207,14 +223,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only-auto", action="store_true", help="leave out fixed configurations")
     parser.add_argument("--peers", nargs="+", default=[], help="for example triton:tuned")
     parser.add_argument("--rpc-engine", choices=("grpcio", "native"), default="grpcio")
+    parser.add_argument("--apart", action="store_true", help="executors have the last CPU alone")
     parser.add_argument("--details", action="store_true", help="print every side's rate")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.apart and (given.peers or len(CPUS) < 2):
+        parser.error("--apart: expected two CPUs or more, and no --peers: theirs are not set apart")
+    return given
 
 
 def main() -> None:
     given = arguments()
     names = ["auto"] if given.only_auto else list(CONFIGURATIONS)
-    turns = Turns(given.turns, given.seconds)
+    cpus = frozenset({max(CPUS)}) if given.apart else CPUS
+    turns = Turns(given.turns, given.seconds, cpus)
     console = Console(width=200)
     table = Table(
         "model", "callers", "limit, rows/s", "auto", "/ limit", "outside, CPUs", "/ what is left",
@@ -224,7 +245,7 @@ def main() -> None:
     for wanted in given.models:
         subject = Subject(wanted, model(wanted).path, *INPUTS[wanted])
         with ExitStack() as stack:
-            running = stack.enter_context(server(subject, names, given.rpc_engine))
+            running = stack.enter_context(server(subject, names, given.rpc_engine, cpus))
             sides = {name: Asked(running.address, name) for name in names}
             for peer in given.peers:
                 target = stack.enter_context(served_by_peer(side(peer), model(wanted)))
@@ -233,7 +254,7 @@ def main() -> None:
                 sides[peer] = Asked(target.address, wanted)
             for callers in given.callers:
                 found = measure(subject, running, sides, callers, turns)
-                row = report(subject, callers, found, turns.seconds)
+                row = report(subject, callers, found, turns)
                 table.add_row(*row)
                 console.print(", ".join(row))
                 if given.details:
@@ -241,9 +262,10 @@ def main() -> None:
                         rates = [f"{len(turn) / turns.seconds:.0f}" for turn in of.latencies]
                         console.print(f"    {name}: {' '.join(rates)}")
     console.print(table)
+    whose = "the last one for executors alone" if given.apart else "shared with the client"
     console.print(
-        f"ONNX Runtime {ort.__version__}, {CPUS} CPUs shared with the client, medians of "
-        f"{turns.count} turns of {turns.seconds} s"
+        f"ONNX Runtime {ort.__version__}, {len(CPUS)} CPUs, {whose}, "
+        f"medians of {turns.count} turns of {turns.seconds} s"
     )
 
 

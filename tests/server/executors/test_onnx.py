@@ -70,6 +70,25 @@ async def test_a_tensor_may_lie_anywhere_in_a_message(start: Start, datatype: st
     assert values(completion) == [[array.tolist()]]
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "BF16", "BOOL", "UINT64"])
+@pytest.mark.parametrize("width", [500, 501, 1 << 21])
+@pytest.mark.parametrize("apart", [False, True])
+async def test_members_of_any_size_share_a_batch(
+    start: Start, datatype: str, width: int, apart: bool
+) -> None:
+    """Small ones, those for which the lock is held, and large ones are gathered differently."""
+    dtype = DATATYPES[datatype].numpy
+    members = [(np.arange(n * width).reshape(n, width) % 7 > n).astype(dtype) for n in (1, 2, 3)]
+    if apart:  # not one after another in memory
+        members = [np.asfortranarray(member) for member in members]
+    batch = batch_of(key_of(members[0], datatype), *([member] for member in members))
+    completion = await run(start(graphs.identity(("batch", width), datatype)), batch)
+    assert completion.error is None
+    for member, (answer,) in zip(members, completion.results, strict=True):
+        assert answer.dtype == dtype
+        np.testing.assert_array_equal(answer, member)
+
+
 @pytest.mark.parametrize("model", [graphs.identity(), graphs.plus(1.0)], ids=["identity", "plus"])
 @pytest.mark.parametrize("members", [1, 2])
 async def test_a_later_batch_leaves_an_earlier_answer_alone(

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -39,6 +39,11 @@ _KEPT_KEYS: Final = 16
 _NICE: Final = 5
 # Seconds. Measured: docs/performance.md, "Runs on the event loop".
 BRIEF: Final = 100e-6
+# NumPy copies arrays of so many elements without letting go of the interpreter's lock.
+_SMALL: Final = 500
+# Up to so many bytes in all are gathered without letting go of it: some 0.2 ms. Measured:
+# docs/performance.md, "Gathering without letting go".
+_HELD: Final = 2 << 20
 
 
 Job = tuple[Batch, Done]
@@ -188,7 +193,8 @@ class OnnxExecutor:
                 feeds.append(np.concatenate(arrays, axis))
                 continue
             buffer = self._buffers.get((name, key.inputs), arrays[0], batch.rows)
-            feeds.append(np.concatenate(arrays, out=buffer))
+            _copy(arrays, buffer)
+            feeds.append(buffer)
         return feeds
 
     def _gather_padded(self, key: Key, batch: Batch, padding: Padding) -> list[Array]:
@@ -215,6 +221,24 @@ def _give_way() -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
+
+
+def _copy(arrays: Sequence[Array], to: Array) -> None:
+    """Puts `arrays`, of its dtype, one after another into `to`.
+
+    NumPy lets go of the interpreter's lock for each array that is not small, and each time waits
+    for the event loop to have it back: ten arrays waited for a millisecond or more.
+    """
+    held = arrays[0].size > _SMALL and to.nbytes <= _HELD
+    if not held or not all(array.flags.c_contiguous for array in arrays):
+        np.concatenate(arrays, out=to)
+        return
+    target = to.data.cast("B")
+    at = 0
+    for array in arrays:
+        end = at + array.nbytes
+        target[at:end] = array.data.cast("B")
+        at = end
 
 
 class _Buffers:
