@@ -46,9 +46,7 @@ class Asked:
     model: str
 
 
-def bare(
-    subject: Subject, callers: int, seconds: float, cpus: frozenset[int] = CPUS
-) -> Latencies:
+def bare(subject: Subject, callers: int, seconds: float, cpus: frozenset[int] = CPUS) -> Latencies:
     """What ONNX Runtime alone does in `seconds` on `cpus`: a thread for each caller, but no more
     than there are CPUs; one caller has every CPU for its request, more have one each."""
     options = ort.SessionOptions()

@@ -13,8 +13,8 @@ they and the server's front take all the same is measured too: executors can hav
 they are compared to that share of the limit. What ends in the first moments of a turn is not
 counted, nor what ends after it: batches begin and end out of step with turns.
 
-With `--apart` the last CPU is the executors' alone, and the limit is that of this CPU: the callers and
-all else of the server have the others. So it is where there are more CPUs than these.
+With `--apart` the last CPU is the executors' alone, and the limit is that of this CPU: the callers
+and all else of the server have the others. So it is where there are more CPUs than these.
 """
 
 from __future__ import annotations
@@ -93,15 +93,16 @@ class Server:
     def outside(self) -> float:
         """Seconds of processor time that callers and the server's front have taken so far: all
         that no executor did."""
-        front = (thread.user_time + thread.system_time for thread in self.front())
-        return time.process_time() + sum(front)
+        return time.process_time() + sum(self.front().values())
 
-    def front(self) -> Iterator[pthread]:
-        """The threads that are not executors'."""
+    def front(self) -> dict[int, float]:
+        """The numbers of the threads that are not executors', and the processor time of each."""
+        found: dict[int, float] = {}
         for thread in psutil.Process(self.process).threads():
             with suppress(ProcessLookupError):  # it has ended since
                 if os.getpriority(os.PRIO_PROCESS, thread.id) < NICE:
-                    yield thread
+                    found[thread.id] = thread.user_time + thread.system_time
+        return found
 
 
 @dataclass
@@ -137,7 +138,7 @@ def server(
             os.sched_setaffinity(0, CPUS)
             if cpus != CPUS:
                 for thread in running.front():
-                    os.sched_setaffinity(thread.id, CPUS - cpus)
+                    os.sched_setaffinity(thread, CPUS - cpus)
                 os.sched_setaffinity(0, CPUS - cpus)
             yield running
         finally:
@@ -169,7 +170,9 @@ def measure(
 
 def report(subject: Subject, callers: int, found: dict[str, Side], turns: Turns) -> list[str]:
     """The row of the table for this load: rates, and what `auto` makes of them."""
-    rates = {name: [len(turn) / turns.seconds for turn in side.latencies] for name, side in found.items()}
+    rates = {
+        name: [len(turn) / turns.seconds for turn in side.latencies] for name, side in found.items()
+    }
     medians = {name: statistics.median(turns) for name, turns in rates.items()}
     fixed = {name: medians[name] for name in CONFIGURATIONS if name in medians and name != "auto"}
     peers = {n: rate for n, rate in medians.items() if n not in CONFIGURATIONS and n != LIMIT}
