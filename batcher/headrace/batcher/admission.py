@@ -83,7 +83,8 @@ def ample(state: State, request: Request) -> bool:
 def _hopeless(state: State, request: Request, run: float) -> Reject | None:
     """Refuses a deadline that the run alone would miss, but lets one in so many try.
 
-    A cost that was learned in a bad moment would otherwise never be learned again.
+    A cost that was learned in a bad moment would otherwise never be learned again. Where one that
+    tried was in time, so does the next (`Scheduler.complete`).
     """
     idle = not state.queued_requests and bool(state.idle)
     if idle and state.hopeless % _TRIAL_EVERY == 0:

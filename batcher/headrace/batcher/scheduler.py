@@ -110,6 +110,9 @@ class Scheduler:
             return []
         for request in members:
             request.phase = Phase.ENDED
+            if request.trial and now <= request.deadline:
+                # What was believed of its cost is wrong: the next one is let in to try, too.
+                self.state.hopeless = 0
         return members
 
     def give_up(self, executor: str) -> list[Request]:
