@@ -104,9 +104,11 @@ def test_a_deadline_shorter_than_the_run_is_no_overload() -> None:
     assert "the model alone needs about 4.0 ms for 1 rows" in refusal.message
 
 
-@pytest.mark.parametrize(("takes", "answered"), [(0.002, 400), (0.004, 25)])
+@pytest.mark.parametrize(
+    ("takes", "failed", "answered"), [(0.002, False, 400), (0.004, False, 25), (0.002, True, 25)]
+)
 def test_a_hopeless_one_tries_now_and_then_and_the_next_where_that_was_in_time(
-    takes: float, answered: int
+    takes: float, failed: bool, answered: int
 ) -> None:
     """The machine was slow when costs were learned, and every caller wants less than they say."""
     sched = scheduler(loses)
@@ -117,7 +119,7 @@ def test_a_hopeless_one_tries_now_and_then_and_the_next_where_that_was_in_time(
         if sched.submit(request) is None:
             (batch,) = batches(sched, now)
             assert batch.requests == [request]
-            sched.complete("e0", takes)
+            sched.complete("e0", takes, failed=failed)
             ran += 1
     assert ran == answered
 

@@ -110,7 +110,7 @@ class Scheduler:
             return []
         for request in members:
             request.phase = Phase.ENDED
-            if request.trial and now <= request.deadline:
+            if request.trial and not failed and now <= request.deadline:
                 # What was believed of its cost is wrong: the next one is let in to try, too.
                 self.state.hopeless = 0
         return members
