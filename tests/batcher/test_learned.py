@@ -101,7 +101,7 @@ def test_a_deadline_shorter_than_the_run_is_no_overload() -> None:
     refusal = sched.submit(Request(key="k", payload=None, arrival=0.0, deadline=0.003))
     assert refusal is not None
     assert refusal.why is Why.TOO_SHORT
-    assert "the model alone needs about 4.0 ms for 1 rows" in refusal.message
+    assert "a run of 1 row takes about 4.0 ms" in refusal.message
 
 
 @pytest.mark.parametrize(

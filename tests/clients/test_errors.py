@@ -36,9 +36,10 @@ def test_a_status_outside_the_table_is_the_base_class() -> None:
     assert error.code is grpc.StatusCode.DATA_LOSS
 
 
-def test_the_message_says_all_there_is() -> None:
-    error = errors.error_of(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", "QUEUE_FULL", 0.25)
-    assert str(error) == "RESOURCE_EXHAUSTED: queue full [QUEUE_FULL] (retry after 0.25 s)"
+@pytest.mark.parametrize(("wait", "said"), [(0.25, "0.25"), (0.00859503, "0.009"), (12.0, "12")])
+def test_the_message_says_all_there_is(wait: float, said: str) -> None:
+    error = errors.error_of(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", "QUEUE_FULL", wait)
+    assert str(error) == f"RESOURCE_EXHAUSTED: queue full [QUEUE_FULL] (retry after {said} s)"
 
 
 @pytest.mark.parametrize(

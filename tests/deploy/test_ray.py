@@ -178,7 +178,7 @@ def test_serve(tmp_path: pathlib.Path, cluster: str) -> None:
         with pytest.raises(ModelNotFound) as missing:
             client.infer("triple", {"x": np.zeros((1, 1), np.float32)})
         assert missing.value.reason == "MODEL_NOT_FOUND"
-        with pytest.raises(InvalidInput, match="expected datatype FP32, got FP64"):
+        with pytest.raises(InvalidInput, match=r"expected datatype FP32 \(float32\), got FP64"):
             client.infer("double", {"x": np.zeros((1, 1))})
         with pytest.raises(Unimplemented):
             client.load_model("double")

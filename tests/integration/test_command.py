@@ -75,11 +75,12 @@ def test_all_that_is_wrong_at_once(tmp_path: pathlib.Path, model: pathlib.Path) 
     ("arguments", "words"),
     [
         ((), "models: nothing to serve"),
-        (("no/such/path",), "no such file or folder: no/such/path"),
+        (("no/such/path",), "got no/such/path: no such file or folder"),
         (("--made-up=1",), "--made-up"),
+        (("--grpc-prot=1", "x"), "--grpc-prot=1 (is --grpc-port meant?)"),
         (("--config=no/such/file", "x"), "--config: cannot read no/such/file"),
     ],
-    ids=["nothing", "no path", "no flag", "no file"],
+    ids=["nothing", "no path", "no flag", "nearly a flag", "no file"],
 )
 def test_bad_usage(arguments: tuple[str, ...], words: str) -> None:
     done = server.run("serve", *arguments, *FREE)

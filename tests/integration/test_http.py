@@ -16,6 +16,7 @@ def test_health_follows_the_models(tmp_path: pathlib.Path) -> None:
     models.write(tmp_path / "models", "m", models.scaled())
     models.write(tmp_path / "models", "broken", b"not a model")
     with server.serving(tmp_path / "log", tmp_path / "models") as running:
+        assert "\n/v2/health/ready\n" in running.get("/")[1]
         assert running.get("/v2/health/live") == (200, "live\n")
         assert running.get("/v2/health/ready") == (200, "ready\n")
         assert running.get("/v2/models/m/ready")[0] == 200

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.server.config import Settings, load_settings
+from headrace.server.config import Settings, load_settings, mistyped
 from headrace.server.errors import ConfigurationError
 
 MODELS = {"models": [pathlib.Path("m.onnx")]}
@@ -48,6 +48,19 @@ def test_several_models_in_the_environment() -> None:
 
 def test_the_environment_of_others_is_left_alone() -> None:
     load_settings(MODELS, None, {"PATH": "/bin", "HEADRACE": "x", "host": "y"})
+
+
+def test_a_variable_that_is_nearly_a_settings_is_told() -> None:
+    environment = {
+        "HEADRACE_GRPC_PROT": "1",
+        "HEADRACE_GRPC_PORT": "2",
+        "HEADRACE_PORT": "tcp://10.0.0.1:8001",  # of Kubernetes, for a service called headrace
+        "HEADRACE_SERVICE_PORT_GRPC": "8001",
+        "HEADRACE_PORT_8001_TCP_PROTO": "tcp",
+    }
+    (line,) = mistyped(environment)
+    assert line.startswith("HEADRACE_GRPC_PROT: ")
+    assert line.endswith("is HEADRACE_GRPC_PORT meant?")
 
 
 def test_all_errors_at_once_each_with_its_key_and_origin(file: pathlib.Path) -> None:

@@ -92,7 +92,7 @@ async def test_an_answer_has_the_outputs_asked_for_in_that_order(load: Load) -> 
         ),
         (
             ask(InputTensor("a", "FP64", np.zeros((1, 2))), floats("b", 1, 2)),
-            "input 'a' of model 'm': expected datatype FP32, got FP64",
+            "input 'a' of model 'm': expected datatype FP32 (float32), got FP64 (float64)",
         ),
         (
             ask(floats("a", 1, 2), floats("b", 1, 3)),
@@ -100,7 +100,8 @@ async def test_an_answer_has_the_outputs_asked_for_in_that_order(load: Load) -> 
         ),
         (
             ask(floats("a", 2), floats("b", 1, 2)),
-            "input 'a' of model 'm': expected shape [-1, 2] (-1: any), got [2]",
+            "input 'a' of model 'm': expected shape [-1, 2] (-1: any), got [2]; one row of that is "
+            "[1, 2]",
         ),
         (
             ask(floats("a", 1, 2), floats("b", 3, 2)),

@@ -62,8 +62,7 @@ def predicted_late(state: State, request: Request) -> Reject | None:
         f"the deadline cannot be met: it is {(request.deadline - now) * 1e3:.1f} ms away, the "
         f"answer is predicted in {finish * 1e3:.1f} ms"
     )
-    retry_after = min(max(overdue, _SHORTEST_WAIT), _LONGEST_WAIT)
-    return Reject(request, Why.TOO_LATE, retry_after, message)
+    return Reject(request, Why.TOO_LATE, _in_line(state, request, now, overdue), message)
 
 
 def ample(state: State, request: Request) -> bool:
@@ -81,22 +80,40 @@ def ample(state: State, request: Request) -> bool:
 
 
 def _hopeless(state: State, request: Request, run: float) -> Reject | None:
-    """Refuses a deadline that the run alone would miss, but lets one in so many try.
+    """Refuses a deadline that the run alone would miss, but for one that finds nobody here and that
+    an undisturbed run would not miss: what takes `run` seconds did so beside others.
 
-    A cost that was learned in a bad moment would otherwise never be learned again. Where one that
-    tried was in time, so does the next (`Scheduler.complete`).
+    And one in so many may try: a cost that was learned in a bad moment would otherwise never be
+    learned again. Where one that tried was in time, so does the next (`Scheduler.complete`).
     """
     idle = not state.queued_requests and bool(state.idle)
-    if idle and state.hopeless % _TRIAL_EVERY == 0:
-        state.hopeless += 1
-        request.trial = True
-        return None
+    undisturbed = min(_seconds_undisturbed(state, executor, request) for executor in state.there)
+    promising = (
+        not state.device.running
+        and request.arrival - state.demands.last >= undisturbed
+        and request.arrival + undisturbed <= request.deadline
+    )
+    request.trial = idle and (promising or state.hopeless % _TRIAL_EVERY == 0)
     state.hopeless += 1
+    if request.trial:
+        return None
+    of_late = "" if undisturbed == run else f" beside others, {undisturbed * 1e3:.1f} ms by itself"
+    rows = "1 row" if request.rows == 1 else f"{request.rows} rows"
     message = (
-        f"the deadline is {(request.deadline - request.arrival) * 1e3:.1f} ms away, the model "
-        f"alone needs about {run * 1e3:.1f} ms for {request.rows} rows"
+        f"the deadline is {(request.deadline - request.arrival) * 1e3:.1f} ms away, a run of "
+        f"{rows} takes about {run * 1e3:.1f} ms{of_late}"
     )
     return Reject(request, Why.TOO_SHORT, 0.0, message)
+
+
+def _between(state: State, request: Request) -> float:
+    """Seconds between two such requests that can be served, when as many come as can be."""
+    executor, size = state.executors[0], request.nbytes / request.rows
+    plan = state.table(executor, request.key, size).plan
+    if plan is None:
+        return 0.0
+    rows = max(1, plan.within((request.deadline - request.arrival) / 2, plan.largest))
+    return request.rows * plan.seconds[rows] / rows / _strength(state, request)
 
 
 def _margin(state: State, request: Request) -> float:
@@ -115,6 +132,11 @@ def _margin(state: State, request: Request) -> float:
 def _seconds_alone(state: State, executor: str, request: Request) -> float:
     table = state.table(executor, request.key, request.nbytes / request.rows)
     return table.seconds(request.rows) if table.known else 0.0
+
+
+def _seconds_undisturbed(state: State, executor: str, request: Request) -> float:
+    table = state.table(executor, request.key, request.nbytes / request.rows)
+    return table.seconds_undisturbed(request.rows) if table.known else 0.0
 
 
 def predicted_finish(state: State, request: Request) -> float:
@@ -177,11 +199,23 @@ def _strength(state: State, request: Request) -> float:
 
 
 def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:
-    return Reject(request, why, wait(state, request, request.arrival), message)
+    return Reject(request, why, _until_empty(state, request, request.arrival), message)
 
 
-def wait(state: State, request: Request, now: float) -> float:
-    """Seconds from `now` until all that waits can have been answered: `request` may come again."""
+def come_back(state: State, request: Request, now: float) -> float:
+    """Seconds from `now` after which the caller of `request`, which is let go of, may try again."""
+    return _in_line(state, request, now, _until_empty(state, request, now))
+
+
+def _until_empty(state: State, request: Request, now: float) -> float:
+    """Seconds until all that waits can have been answered."""
     everything = {key: float(queue.rows) for key, queue in state.queues.items()}
-    seconds = _spread(state, request, everything, now) or _UNKNOWN_WAIT
+    known = state.table(state.executors[0], request.key, request.nbytes / request.rows).known
+    seconds = _spread(state, request, everything, now) if known else _UNKNOWN_WAIT
     return min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT)
+
+
+def _in_line(state: State, request: Request, now: float, room: float) -> float:
+    """Seconds after which to come back, where there is room after `room` seconds for some."""
+    each = _between(state, request)
+    return state.line.back(request.caller, now, max(room, _SHORTEST_WAIT), each)

@@ -16,13 +16,15 @@ from headrace.batcher.request import Batch, Reject, Request, Why
 
 @dataclass(slots=True, init=False)
 class Answer:
-    """The result of one request, and how it came about. `total_seconds` counts from arrival."""
+    """The result of one request, and how it came about. `total_seconds` counts from arrival, and
+    `found` are the requests that waited then."""
 
     result: Any
     batch: Batch
     completion: Completion
     queue_seconds: float
     total_seconds: float
+    found: int
 
     def __init__(
         self,
@@ -31,12 +33,14 @@ class Answer:
         completion: Completion,
         queue_seconds: float,
         total_seconds: float,
+        found: int = 0,
     ) -> None:
         self.result = result
         self.batch = batch
         self.completion = completion
         self.queue_seconds = queue_seconds
         self.total_seconds = total_seconds
+        self.found = found
 
 
 class Run(NamedTuple):
@@ -98,7 +102,7 @@ class Callers:
         if completion.error is None:
             self._observer.answered(request, batch, completion, now)
             queued, total = request.started - request.arrival, now - request.arrival
-            promise.resolve(Answer(result, batch, completion, queued, total))
+            promise.resolve(Answer(result, batch, completion, queued, total, request.found))
         elif self.aborted:
             self._observer.dropped(request, Why.DRAINING, now)
             promise.fail(Draining("the server is shutting down"))

@@ -19,6 +19,7 @@ from headrace.batcher.overhead import Overhead, moved
 from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
 from headrace.batcher.trials import Verdict
+from headrace.batcher.undisturbed import Undisturbed
 
 # A run that takes longer than this many times what was expected counts as this many times.
 _CLIP: Final = 2.0
@@ -85,6 +86,7 @@ class CostTable:
         self._looked = 0
         self._hesitated = 0
         self.lone = Verdict()
+        self.undisturbed = Undisturbed()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -124,6 +126,10 @@ class CostTable:
         last, before = self._table[-1], self._table[max(0, self.largest // 2)]
         slope = (last - before) / (self.largest - self.largest // 2)
         return last + slope * (rows - self.largest)
+
+    def seconds_undisturbed(self, rows: int) -> float:
+        """The expected time where nothing else happens: what a lone request can hope for."""
+        return min(self.seconds(rows), self.undisturbed.seconds(rows))
 
     def observe(self, rows: int, seconds: float, cold: bool = False) -> bool:
         """Learns from one run. Returns whether the table was rebuilt.
@@ -189,6 +195,7 @@ class CostTable:
         """Learns from runs that were made to measure: rows and seconds of each."""
         for rows, seconds in runs:
             self.observe(rows, seconds)
+            self.undisturbed.observe(rows, seconds)
         self.refresh()  # a few runs would not have it made anew by themselves
         self._profiled = Profiled(self._mean)
         self._lately.clear()

@@ -116,9 +116,10 @@ class Demand:
 
 
 class Demands:
-    """The demand for each key, of the keys seen last."""
+    """The demand for each key, of the keys seen last. `last`: when anything came, for any key."""
 
     def __init__(self) -> None:
+        self.last = -math.inf
         self._of: OrderedDict[Hashable, Demand] = OrderedDict()
 
     def arrived(self, request: Request) -> None:
@@ -135,6 +136,7 @@ class Demands:
         else:
             request.key = demand.key
             self._of.move_to_end(request.key)
+        self.last = max(self.last, request.arrival)
         demand.add(request.arrival, request.rows, request.deadline - request.arrival)
 
     def answered(self, key: Hashable, now: float, rows: int, alone: float) -> None:

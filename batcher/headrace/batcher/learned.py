@@ -19,7 +19,7 @@ Theory of operation, in the order in which a decision is made:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -27,6 +27,7 @@ from headrace.batcher.group import Group, group
 from headrace.batcher.lookahead import choose, deadlines_press
 from headrace.batcher.placement import ALONE, place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
+from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
 from headrace.batcher.waiting import wait_until
@@ -82,19 +83,26 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
     first = state.next_deadline()
     if first is None:
         return
-    soonest = {
-        key: min(
-            state.free_in(executor, now) + (table.seconds(1) if table.known else 0.0)
-            for executor, table in ((e, state.table(e, key, queue.row_bytes)) for e in state.there)
-        )
-        for key, queue in state.queues.items()
-    }
+    soonest = {key: _soonest(state, key, queue, now) for key, queue in state.queues.items()}
     horizon = max(soonest.values(), default=0.0)
     if first > now + horizon:
         return
     for request in state.expired(now + horizon):
         if request.deadline < now + soonest[request.key] and not request.trial:
             yield request
+
+
+def _soonest(state: State, key: Hashable, queue: Queue, now: float) -> float:
+    """Seconds until one row of `key` can have been answered."""
+    company = state.queued_requests > 1 or state.device.running
+    seconds = math.inf
+    for executor in state.there:
+        table = state.table(executor, key, queue.row_bytes)
+        run = 0.0
+        if table.known:
+            run = table.seconds(1) if company else table.seconds_undisturbed(1)
+        seconds = min(seconds, state.free_in(executor, now) + run)
+    return seconds
 
 
 def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.batcher.admission import wait
+from headrace.batcher.admission import come_back
 from headrace.batcher.errors import (
     Draining,
     ExecutionFailed,
@@ -22,7 +22,7 @@ def of_drop(request: Request, why: Why, state: State, now: float, unable: str) -
         return Expired(f"the deadline passed after {waited}")
     if why is Why.OVERTAKEN:
         message = f"after {waited} the deadline cannot be met any more"
-        return Overtaken(message, wait(state, request, now))
+        return Overtaken(message, come_back(state, request, now))
     if why is Why.NO_EXECUTOR:
         return NoExecutor(unable)
     return Draining("the server is shutting down")

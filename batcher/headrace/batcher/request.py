@@ -41,7 +41,8 @@ class Request:
     downwards. `payload` belongs to the caller: the batcher hands it to the executor unseen. A
     `solo` request is never put in a batch with others, one with a `group` only with its like.
     `caller` is whose share of the executors it takes (`fairness.py`). A `trial` runs although it is
-    predicted to be late, to find out whether the prediction still holds.
+    predicted to be late, to find out whether the prediction still holds. `found` is how many
+    requests waited when it came.
     """
 
     key: Hashable
@@ -54,6 +55,7 @@ class Request:
     solo: bool
     caller: Hashable
     trial: bool
+    found: int
     phase: Phase
     sequence: int
     started: float
@@ -83,6 +85,7 @@ class Request:
         self.solo = solo
         self.caller = caller
         self.trial = False
+        self.found = 0
         self.phase = Phase.NEW
         self.sequence = self.turn = next(_sequence)
         self.started = math.nan
@@ -135,7 +138,8 @@ class Batch:
     `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
     it explains the size. `expected` is the predicted time of the run in seconds, nan where nothing
     is known. `live` counts the members whose callers still wait. `cold`: it is among the first runs
-    after another team's. `abandoned`: it may end early, or not begin.
+    after another team's. `undisturbed`: nothing else was here when it began. `abandoned`: it may
+    end early, or not begin.
     """
 
     key: Hashable
@@ -146,6 +150,7 @@ class Batch:
     waiting: int
     expected: float
     cold: bool
+    undisturbed: bool
     abandoned: bool
     rows: int
     live: int
@@ -167,7 +172,7 @@ class Batch:
         self.started = started
         self.waiting = waiting
         self.expected = expected
-        self.cold = self.abandoned = False
+        self.cold = self.undisturbed = self.abandoned = False
         self.rows = sum(request.rows for request in requests)
         self.live = len(requests)
 

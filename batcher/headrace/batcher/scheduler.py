@@ -66,6 +66,7 @@ class Scheduler:
         for gone in displaced:
             self.state.withdraw(gone.request)
         self._displaced += displaced
+        request.found = self.state.queued_requests
         self.state.enqueue(request)
         return None
 
@@ -134,6 +135,8 @@ class Scheduler:
         self.state.cost.overhead.observe(batch.rows, now - batch.started - seconds)
         table = self._table(batch)
         table.observe(batch.rows, seconds, batch.cold)
+        if batch.undisturbed and self.state.demands.last <= batch.started and seconds > 0:
+            table.undisturbed.observe(batch.rows, seconds)
         if table.known:
             self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from headrace.batcher.cost import CostTable
 from headrace.batcher.cost_model import CostModel
 from headrace.batcher.demand import Demands
+from headrace.batcher.line import Line
 from headrace.batcher.queue import Queue
 from headrace.batcher.request import Batch, Phase, Request
 
@@ -102,6 +103,7 @@ class State:
         self.queued_requests = 0
         self.queued_bytes = 0
         self.hopeless = 0
+        self.line = Line()
         self._deadlines: list[tuple[float, int, Request]] = []
 
     def __repr__(self) -> str:
@@ -227,6 +229,7 @@ class State:
         if (team := self.teams[batch.executor]) != self._ran:
             self._ran, self._runs = team, 0
         batch.cold = self._runs < _WARM
+        batch.undisturbed = not self.device.running and not self.queued_requests
         self._runs += 1
         self.running[batch.executor] = batch
         self.device.running += 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import importlib.util
 import logging
 import os
 import pathlib
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -34,13 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        namespace.parser.error(_unrecognized(namespace.parser, unknown))
     try:
         return _run_command(namespace)
     except KeyboardInterrupt:  # before the command listens to signals, or a second time
         return EXIT_INTERRUPTED
     finally:
         _let_go_of_errors()
+
+
+def _unrecognized(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    said = f"unrecognized arguments: {' '.join(unknown)}"
+    flag = unknown[0].partition("=")[0]
+    near = difflib.get_close_matches(flag, re.findall(r"--[\w-]+", parser.format_help()), n=1)
+    return f"{said} (is {near[0]} meant?)" if near else said
 
 
 def _let_go_of_errors() -> None:
@@ -95,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace", description="Serves ONNX models over gRPC.")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="serve models until told to stop")
+    serve = commands.add_parser(
+        "serve",
+        help="serve models until told to stop",
+        usage="%(prog)s [SETTING ...] MODEL_OR_REPOSITORY ...   (headrace serve --help lists them)",
+    )
     serve.set_defaults(run=_serve, parser=serve)
     serve.add_argument(
         "models",
@@ -210,7 +223,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(namespace: argparse.Namespace) -> int:
-    from headrace.server.config import Settings, load_settings
+    from headrace.server.config import Settings, load_settings, mistyped
     from headrace.server.errors import ConfigurationError, ServerError
     from headrace.server.telemetry import logs
 
@@ -220,6 +233,8 @@ def _serve(namespace: argparse.Namespace) -> int:
     try:
         settings = load_settings(flags, namespace.config)
         logs.configure(settings.log_format, settings.log_level)
+        for line in mistyped():
+            logging.getLogger(__name__).warning(line)
         if settings.front_processes:
             from headrace.server.fronts.supervisor import serve as supervise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import pathlib
 import sys
@@ -247,6 +248,16 @@ def load_settings(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_line(e, origins) for e in error.errors())) from None
+
+
+def mistyped(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A line for each variable that is nearly a setting's. Others may begin alike: Kubernetes sets
+    HEADRACE_PORT and more, where a service is called headrace."""
+    known = [_CONFIG, *(PREFIX + name.upper() for name in Settings.model_fields)]
+    for name in environment:
+        if name.startswith(PREFIX) and name not in known:
+            for near in difflib.get_close_matches(name, known, n=1, cutoff=0.9):
+                yield f"{name}: no such setting, so it is not heeded; is {near} meant?"
 
 
 def _paths(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from headrace.batcher.errors import ExecutionFailed
-from headrace.inference.tensors import Array
+from headrace.inference.tensors import DATATYPES, Array
 from headrace.server.errors import InvalidInput
 from headrace.server.models.served import ServedModel
 from headrace.server.models.spec import TensorSpec
@@ -71,15 +71,27 @@ def check_tensor(model: ServedModel, spec: TensorSpec, tensor: InputTensor) -> N
     """Raises InvalidInput unless datatype and shape are those of `spec`."""
     where = f"input '{spec.name}' of model '{model.spec.name}'"
     if tensor.datatype != spec.datatype:
-        raise InvalidInput(f"{where}: expected datatype {spec.datatype}, got {tensor.datatype}")
+        expected, got = _in_numpy(spec.datatype), _in_numpy(tensor.datatype)
+        raise InvalidInput(f"{where}: expected datatype {expected}, got {got}")
     shape = tensor.array.shape
     fits = len(shape) == len(spec.shape) and all(
         expected in (-1, dim) for expected, dim in zip(spec.shape, shape, strict=True)
     )
     if not fits:
+        one_row = [1, *shape] if model.spec.batched and len(shape) == len(spec.shape) - 1 else None
+        hint = f"; one row of that is {one_row}" if one_row else ""
         raise InvalidInput(
-            f"{where}: expected shape {list(spec.shape)} (-1: any), got {list(shape)}"
+            f"{where}: expected shape {list(spec.shape)} (-1: any), got {list(shape)}{hint}"
         )
+
+
+def _in_numpy(datatype: str) -> str:
+    """With the name that most callers know it by, who may not have chosen it: NumPy's default is
+    FP64."""
+    known = DATATYPES.get(datatype)
+    if known is None or datatype in ("BF16", "BYTES"):  # NumPy has none
+        return datatype
+    return f"{datatype} ({known.numpy.name})"
 
 
 def rows_of(model: ServedModel, inputs: Sequence[tuple[TensorSpec, InputTensor]]) -> int:

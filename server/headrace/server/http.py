@@ -20,6 +20,15 @@ from headrace.server.telemetry.prometheus import PrometheusText
 _log = logging.getLogger(__name__)
 
 
+_INDEX = """Headrace. gRPC has a port of its own; here there are:
+/metrics
+/v2/health/live
+/v2/health/ready
+/v2/models/MODEL/ready
+/v2/models/MODEL/versions/VERSION/ready
+"""
+
+
 class _InALine(logging.Filter):
     """What was no HTTP is the sender's fault: told in a line, without our stack."""
 
@@ -37,7 +46,7 @@ _log.addFilter(_InALine())
 
 
 class HttpServer:
-    """`/v2/health/live`, `/v2/health/ready`, `/v2/models/{model}/ready` and `/metrics`."""
+    """What `_INDEX` lists, and that list itself on `/`."""
 
     def __init__(
         self,
@@ -54,6 +63,7 @@ class HttpServer:
         self._tls = tls
         self._text = PrometheusText()
         app = web.Application()
+        app.router.add_get("/", self._index)
         app.router.add_get("/v2/health/live", self._live)
         app.router.add_get("/v2/health/ready", self._ready)
         app.router.add_get("/v2/models/{model}/ready", self._model_ready)
@@ -75,6 +85,9 @@ class HttpServer:
 
     async def stop(self) -> None:
         await self._runner.cleanup()
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return web.Response(text=_INDEX)
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.Response(text="live\n")

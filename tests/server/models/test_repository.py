@@ -110,7 +110,10 @@ def test_a_name_is_taken_once(tmp_path: pathlib.Path, first: str, second: str) -
 
 def test_a_path_that_is_not_there(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "gone"
-    assert refused(path) == f"MODEL: no such file or folder: {path}"
+    assert refused(path) == (
+        "MODEL: expected the path of an .onnx file, a model folder or a repository, got "
+        f"{path}: no such file or folder"
+    )
 
 
 def test_a_file_that_is_no_model(tmp_path: pathlib.Path) -> None:

@@ -197,7 +197,13 @@ def test_a_timeout_of_zero_is_none() -> None:
         ),
         (
             parameters(triton_secret=pb.InferParameter(bool_param=True)),
-            "parameter 'triton_secret': names that begin with 'triton_' are reserved",
+            "parameter 'triton_secret': of names that begin with 'triton_' expected "
+            "triton_enable_empty_final_response or triton_final_response",
+        ),
+        (
+            parameters(headrace_explian=pb.InferParameter(bool_param=True)),
+            "parameter 'headrace_explian': of names that begin with 'headrace_' expected "
+            "headrace_explain or headrace_solo",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def result(
     model = cast(ServedModel, SimpleNamespace(spec=spec, labels={"y": labels}))
     requests = [Request("key", None, 0.0, rows=2), Request("key", None, 0.0)]
     batch = Batch("key", requests, "m/4/cpu0", Reason.FULL, 0.0, waiting=5)
-    answer = Answer(None, batch, Completion((), None, 0.001, 0.02, 0.3), 0.0042, 1.0)
+    answer = Answer(None, batch, Completion((), None, 0.001, 0.02, 0.3), 0.0042, 1.0, found=3)
     arrays: list[Array] = [array for _, _, array in outputs]
     return InferenceResult(model, list(zip(specs, arrays, strict=True)), answer)
 
@@ -142,6 +142,7 @@ def test_the_explanation_is_given_when_asked_for() -> None:
     assert values == {
         "headrace_batch_size": 3,
         "headrace_batch_requests": 2,
+        "headrace_found_waiting": 3,
         "headrace_left_waiting": 5,
         "headrace_queue_us": 4200,
         "headrace_compute_us": 321000,

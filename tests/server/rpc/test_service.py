@@ -98,7 +98,7 @@ async def test_what_was_learned_of_a_kind_ends_with_its_model(
     graphs.save(graphs.identity(("batch", 3), "INT32"), repository / "m" / "3" / "model.onnx")
     await registry.load("m")
     for _ in range(2):
-        with pytest.raises(InvalidInput, match="expected datatype INT32, got FP32"):
+        with pytest.raises(InvalidInput, match=r"expected datatype INT32 \(int32\), got FP32"):
             await answer(service, request(1))
     assert (await answer(service, request(1, datatype="INT32"))).model_version == "3"
     assert service.outcomes == {"OK": 7, "INVALID_INPUT": 2}

@@ -43,7 +43,7 @@ class HeadraceError(Exception):
         if self.reason:
             said += f" [{self.reason}]"
         if self.retry_after is not None:
-            said += f" (retry after {self.retry_after:g} s)"
+            said += f" (retry after {round(self.retry_after, 3):g} s)"
         return said
 
 

@@ -133,7 +133,10 @@ class Catalogue:
         elif not path.exists() and "=" in str(path):
             self._add_named(*str(path).split("=", 1))
         elif not path.is_dir():
-            raise ConfigurationError(f"MODEL: no such file or folder: {path}")
+            raise ConfigurationError(
+                f"MODEL: expected the path of an .onnx file, a model folder or a repository, got "
+                f"{path}: no such file or folder"
+            )
         elif _is_model(path):
             _warn_of_hidden_models(path)
             self._fix(path.resolve().name, path, path)

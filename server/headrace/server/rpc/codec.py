@@ -33,8 +33,11 @@ from headrace.server.rpc.wire import Head, WireRequest, delimited
 EXPLAIN: Final = "headrace_explain"
 SOLO: Final = "headrace_solo"
 FINAL_RESPONSE: Final = "triton_final_response"
-_RESERVED: Final = "triton_"
-_KNOWN_RESERVED: Final = {"triton_enable_empty_final_response", FINAL_RESPONSE}
+# Parameters that are known, by the prefixes that no others may have.
+_RESERVED: Final = {
+    "triton_": ("triton_enable_empty_final_response", FINAL_RESPONSE),
+    "headrace_": (EXPLAIN, SOLO),
+}
 # Tags of length-delimited fields of a response.
 _ID_TAG: Final = pb.ModelInferResponse.ID_FIELD_NUMBER << 3 | 2
 _RAW_TAG: Final = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2
@@ -201,11 +204,19 @@ def _scheduling(parameters: Mapping[str, Any]) -> tuple[float | None, int]:
             timeout = microseconds / 1e6 if microseconds else None
         elif key == "priority":
             priority = _whole(parameters[key], "priority", ("int64_param", "uint64_param"))
-        elif key.startswith(_RESERVED) and key not in _KNOWN_RESERVED:
-            raise InvalidInput(
-                f"parameter '{key}': names that begin with '{_RESERVED}' are reserved"
-            )
+        else:
+            _check_reserved(key)
     return timeout, priority
+
+
+def _check_reserved(key: str) -> None:
+    """Refuses what would be ignored: most likely a mistyped name."""
+    for prefix, known in _RESERVED.items():
+        if key.startswith(prefix) and key not in known:
+            raise InvalidInput(
+                f"parameter '{key}': of names that begin with '{prefix}' expected "
+                f"{' or '.join(known)}"
+            )
 
 
 def _flag(parameters: Mapping[str, Any], key: str) -> bool:
@@ -328,6 +339,7 @@ def _explanation(result: InferenceResult) -> pb.ModelInferResponse:
     values = response.parameters
     values["headrace_batch_size"].int64_param = batch.rows
     values["headrace_batch_requests"].int64_param = len(batch.requests)
+    values["headrace_found_waiting"].int64_param = answer.found
     values["headrace_left_waiting"].int64_param = batch.waiting
     values["headrace_queue_us"].int64_param = int(answer.queue_seconds * 1e6)
     values["headrace_compute_us"].int64_param = int(compute * 1e6)
