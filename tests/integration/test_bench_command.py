@@ -106,3 +106,14 @@ def test_nobody_at_the_address_is_a_failure() -> None:
     assert code == 1
     assert "127.0.0.1:1" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("question", ["versus", "curve"])
+def test_a_second_side_that_is_not_there_is_told_before_the_first_is_measured(
+    running: server.RunningServer, question: str
+) -> None:
+    code, out, err = bench(
+        question, f"a={running.grpc}", "b=127.0.0.1:1", "-m", "double", "-d", "99s"
+    )
+    assert (code, out) == (1, "")
+    assert "127.0.0.1:1" in err

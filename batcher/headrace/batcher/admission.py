@@ -12,6 +12,8 @@ from headrace.batcher.state import State
 # What a refused caller is told while nothing is known of costs.
 _UNKNOWN_WAIT: Final = 0.1
 _TRIAL_EVERY: Final = 16
+# What runs take by themselves is told where it is less than this share of what they take.
+_TELLING: Final = 0.9
 _TWICE: Final = 2.0
 _SHORTEST_WAIT: Final = 0.001
 _LONGEST_WAIT: Final = 30.0
@@ -97,12 +99,13 @@ def _hopeless(state: State, request: Request, run: float) -> Reject | None:
     state.hopeless += 1
     if request.trial:
         return None
-    of_late = "" if undisturbed == run else f" beside others, {undisturbed * 1e3:.1f} ms by itself"
     rows = "1 row" if request.rows == 1 else f"{request.rows} rows"
     message = (
         f"the deadline is {(request.deadline - request.arrival) * 1e3:.1f} ms away, a run of "
-        f"{rows} takes about {run * 1e3:.1f} ms{of_late}"
+        f"{rows} takes about {run * 1e3:.1f} ms"
     )
+    if undisturbed < _TELLING * run:
+        message += f" beside others, {undisturbed * 1e3:.1f} ms by itself"
     return Reject(request, Why.TOO_SHORT, 0.0, message)
 
 

@@ -234,16 +234,16 @@ def load_settings(
     if file is not None:
         found = _read(file, told)
         values.update(found)
-        origins.update(dict.fromkeys(found, f"{file}: "))
+        origins.update({name: f"{file}: {name}" for name in found})
     for name in Settings.model_fields:
         variable = PREFIX + name.upper()
         if variable in environment:
             text = environment[variable]
             values[name] = _paths(text) if name == "models" else text
-            origins[name] = f"{variable}: "
+            origins[name] = variable
     for name, value in flags.items():
         values[name] = value
-        origins[name] = "MODEL: " if name == "models" else f"--{name.replace('_', '-')}: "
+        origins[name] = "MODEL" if name == "models" else f"--{name.replace('_', '-')}"
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -282,4 +282,5 @@ def _line(error: Any, origins: Mapping[str, str]) -> str:
         return f"{key}: nothing to serve, name at least one model"
     got = "" if error["type"] == "extra_forbidden" else f", got {error['input']!r}"
     message = "no such setting" if error["type"] == "extra_forbidden" else error["msg"].lower()
-    return f"{origins.get(key, '')}{'.'.join(map(str, error['loc']))}: {message}{got}"
+    where = ".".join([origins.get(key, key), *map(str, error["loc"][1:])])
+    return f"{where}: {message}{got}"

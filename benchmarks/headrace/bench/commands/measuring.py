@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from headrace.bench import models, scenario, sides
 from headrace.bench.commands import output, values
@@ -16,6 +17,7 @@ from headrace.bench.commands.options import (
 )
 from headrace.bench.errors import BenchError
 from headrace.bench.peer import available
+from headrace.bench.prepare import prepare, probe
 from headrace.bench.questions import under
 from headrace.bench.questions.curve import SHARES, curve
 from headrace.bench.questions.goodput import goodput
@@ -116,6 +118,7 @@ def run_curve(given: argparse.Namespace) -> int:
     asked = _sides(given)
     load = open_load(given)
     asked = [under(job, load) for job in asked] if load else asked
+    _look_for(asked)
     with output.measuring(given) as measure:
         sections = curve(asked, measure, given.shares)
     return output.finish(given, sections, [job.target for job in asked])
@@ -160,12 +163,20 @@ def run_versus(given: argparse.Namespace) -> int:
     names = [each[0].target.name for each in sides]
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise UsageError(f"expected two or more targets of different names, got {', '.join(names)}")
+    _look_for([job for each in sides for job in each])
     with output.measuring(given) as measure:
         sections = []
         for alike in zip(*sides, strict=True):
             title = f"{' against '.join(names)}, {load_words(alike[0].load.model_dump())}"
             sections.append(versus(alike, given.turns, measure, title=title))
     return output.finish(given, sections, [each[0].target for each in sides])
+
+
+def _look_for(asked: Sequence[Job]) -> None:
+    """Asks every target once, before the first of them is measured for minutes. Raises
+    BenchError."""
+    for job in {job.target.name: job for job in asked}.values():
+        probe(job, prepare(job))
 
 
 def _sides(given: argparse.Namespace) -> list[Job]:
