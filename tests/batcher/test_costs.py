@@ -86,6 +86,14 @@ def test_an_unseen_key_borrows_from_its_nearest_neighbour() -> None:
     assert not model.table("gpu", "new", 2000.0).known, "another kind of executor says nothing"
 
 
+def test_rows_borrow_nothing_from_what_has_none() -> None:
+    model = CostModel(16)
+    for n in (1, 2, 4, 8, 16) * 20:
+        model.table("cpu", "rows", 1000.0).observe(n, linear(n))
+        model.table("cpu", "none", 0.0).observe(1, 1e-6)
+    assert model.table("cpu", "small", 2.0).seconds(1) == pytest.approx(linear(1) * 0.002**0.8)
+
+
 def borrowing() -> CostTable:
     """Of a key of larger rows than those that were seen, for which batching pays much."""
     model = CostModel(64)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from headrace.batcher.learned import Learned
+from headrace.batcher.placement import lone_was_measured
 from headrace.batcher.request import Batch, Dispatch, Phase, Request, WakeAt
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits
@@ -131,6 +132,20 @@ def test_the_team_that_is_worse_for_lone_requests_costs_them_little() -> None:
     used = lone(narrow_and_wide(), 2000, {"n0": 4.1, "w0": 2.8})
     assert used[:400].count("n0") == 0
     assert 4 <= used.count("n0") <= 16
+
+
+def test_lone_requests_begin_where_they_were_answered_sooner_though_its_profile_was_unlucky() -> (
+    None
+):
+    kinds, teams = {"n0": "cpu", "n1": "cpu", "w0": "cpux2"}, {"n0": 0, "n1": 0, "w0": 1}
+    sched = Scheduler(kinds, Learned(), Limits(max_batch_rows=16), teams, Device())
+    ours, theirs = (sched.state.table(name, "k", 0.0) for name in ("n0", "w0"))
+    ours.profile([(n, 4.1 * n) for n in (1, 2, 4, 8, 16)])
+    theirs.profile([(n, 5.0 * n) for n in (1, 2, 4, 8, 16)])  # beside something else
+    lone_was_measured(ours, theirs, main=4.1, other=2.8)
+    used = lone(sched, 400, {"n0": 4.1, "w0": 2.8})
+    assert used[0] == "w0"
+    assert used.count("n0") <= 16
 
 
 def test_a_main_team_that_was_measured_in_a_bad_moment_is_found_out() -> None:

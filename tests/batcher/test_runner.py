@@ -89,6 +89,21 @@ async def test_who_is_let_go_of_in_the_queue_is_told_at_once_when_to_come_back()
     assert ("dropped", ("late", Why.OVERTAKEN)) in bench.log.calls
 
 
+async def test_who_is_let_go_of_need_not_wait_for_those_who_are_less_urgent() -> None:
+    bench = Bench(Learned(), max_batch_rows=1)
+    bench.runner.state.table("fake", "key", 0.0).observe(1, 0.1)
+    flood = [bench.submit(n) for n in range(100)]  # without deadlines: ten seconds of work
+    await settle()
+    late = bench.submit("late", deadline=0.25)
+    bench.clock.advance(0.2)
+    bench.executor.finish()
+    with pytest.raises(Overtaken) as caught:
+        await late
+    assert caught.value.retry_after < 0.5
+    for promise in flood:
+        promise.cancel()
+
+
 async def test_who_is_let_go_of_at_the_deadline_is_told_of_the_deadline() -> None:
     """Timers are no finer: one for the deadline may fire a little before it."""
     bench = Bench(Learned(), max_batch_rows=1)

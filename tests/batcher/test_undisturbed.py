@@ -63,6 +63,14 @@ def test_who_finds_nobody_after_a_crowd_is_not_refused_for_what_runs_took_beside
         runs(sched, 1.0 + turn + 0.0004, QUIET)  # and is not let go of when it is decided, either
 
 
+def test_who_has_just_come_and_is_alone_is_not_let_go_of_for_a_moment() -> None:
+    """Within 2.1 ms, where a run takes 2.0: 0.2 ms later there is less time than that."""
+    sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=8))
+    sched.state.table("e0", "k", 0.0).profile([(rows, QUIET * rows) for rows in (1, 2, 4, 8)])
+    assert asks(sched, now=1.0, within=QUIET + 0.0001)
+    runs(sched, 1.0 + 0.0002, QUIET)
+
+
 def test_beside_others_what_runs_take_there_counts() -> None:
     sched = after_a_crowd()
     assert asks(sched, now=1.0)

@@ -50,7 +50,7 @@ def test_every_option_reaches_grpc() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "localhost", "localhost:", "a:8001/", "a:grpc", "a:0", "a:65536"]
+    "address", ["", "localhost", "8001", "localhost:", "a:8001/", "a:grpc", "a:0", "a:65536"]
 )
 def test_an_address_says_which_port(address: str) -> None:
     with pytest.raises(ValueError, match=r"host:port, such as 127\.0\.0\.1:8001.*got '"):

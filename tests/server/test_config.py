@@ -60,7 +60,7 @@ def test_a_variable_that_is_nearly_a_settings_is_told() -> None:
     }
     (line,) = mistyped(environment)
     assert line.startswith("HEADRACE_GRPC_PROT: ")
-    assert line.endswith("is HEADRACE_GRPC_PORT meant?")
+    assert line.endswith("(is HEADRACE_GRPC_PORT meant?)")
 
 
 def test_all_errors_at_once_each_with_its_key_and_origin(file: pathlib.Path) -> None:
@@ -72,7 +72,7 @@ def test_all_errors_at_once_each_with_its_key_and_origin(file: pathlib.Path) -> 
         "HEADRACE_HTTP_PORT: ": "got 'many'",
         "HEADRACE_LOG_FORMAT: ": "'auto', 'human' or 'json', got 'xml'",
         f"{file}: grpc_port: ": "less than or equal to 65535, got 70000",
-        f"{file}: hots: ": "no such setting",
+        f"{file}: hots: ": "no such setting (is host meant?)",
         f"{file}: table: ": "no such setting",
     }
     assert len(lines) == len(expected)

@@ -80,7 +80,7 @@ async def test_an_answer_has_the_outputs_asked_for_in_that_order(load: Load) -> 
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        (ask(), "input 'a' of model 'm' is missing, got none"),
+        (ask(), "input 'a' of model 'm' is missing, got no input"),
         (ask(floats("a", 1, 2)), "input 'b' of model 'm' is missing, got 'a'"),
         (
             ask(floats("a", 1, 2), floats("b", 1, 2), floats("c", 1)),
@@ -162,6 +162,21 @@ async def test_requests_without_rows_run_alone(load: Load) -> None:
     work = _prepare(model, ask(floats("x", 0, 3)))
     assert (work.solo, work.rows) == (True, 1)
     assert (await outputs(model, floats("x", 0, 3)))["y"].shape == (0, 3)
+
+
+async def test_what_no_rows_take_says_nothing_of_rows(load: Load) -> None:
+    model = await load(graphs.plus(1.0))
+    key = _prepare(model, ask(floats("x", 1, 3))).key
+    await outputs(model, floats("x", 1, 3))
+    costs = model.runner.state.cost
+    table = costs.table("cpu", key, 12.0)
+    known = table.observations
+    for _ in range(20):
+        await outputs(model, floats("x", 0, 3))
+    assert table.observations == known
+    assert costs.table("cpu", "like nothing seen", 1.0).seconds(1) == pytest.approx(
+        table.seconds(1) * (1 / 12) ** 0.8
+    ), "it borrows from rows, though none is nearer in size"
 
 
 async def test_a_request_may_ask_to_run_alone_and_takes_its_callers_share(load: Load) -> None:

@@ -55,7 +55,7 @@ def predicted_late(state: State, request: Request) -> Reject | None:
         return _hopeless(state, request, run)
     finish = alone
     if state.queued_requests:
-        predicted = predicted_finish(state, request) * _margin(state, request)
+        predicted = predicted_finish(state, request, now) * _margin(state, request)
         finish = max(alone, min(predicted, _finish_in_overload(state, request)))
     overdue = now + finish - request.deadline
     if overdue <= 0:
@@ -142,15 +142,15 @@ def _seconds_undisturbed(state: State, executor: str, request: Request) -> float
     return table.seconds_undisturbed(request.rows) if table.known else 0.0
 
 
-def predicted_finish(state: State, request: Request) -> float:
-    """Seconds until `request` and all that is more urgent can have been answered.
+def predicted_finish(state: State, request: Request, now: float) -> float:
+    """Seconds from `now` until `request` and all that is more urgent can have been answered.
 
     The shortest time: executors share the work evenly and run it in the best sizes. 0 where nothing
     is known of costs.
     """
     ahead = {key: queue.rows_before(request.rank) for key, queue in state.queues.items()}
     ahead[request.key] = ahead.get(request.key, 0.0) + request.rows
-    return _spread(state, request, ahead, request.arrival)
+    return _spread(state, request, ahead, now)
 
 
 def _finish_in_overload(state: State, request: Request) -> float:
@@ -206,8 +206,9 @@ def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:
 
 
 def come_back(state: State, request: Request, now: float) -> float:
-    """Seconds from `now` after which the caller of `request`, which is let go of, may try again."""
-    return _in_line(state, request, now, _until_empty(state, request, now))
+    """Seconds from `now` after which the caller of `request`, which is let go of, may try again:
+    when all that is more urgent can have been answered."""
+    return _in_line(state, request, now, predicted_finish(state, request, now))
 
 
 def _until_empty(state: State, request: Request, now: float) -> float:

@@ -47,7 +47,7 @@ class CostModel:
         size = math.log(max(row_bytes, 1))
         nearest: tuple[float, CostTable, float] | None = None
         for (other, _), (table, other_bytes) in self._tables.items():
-            if other == kind and table.observations:
+            if other == kind and table.observations and (other_bytes or not row_bytes):
                 distance = abs(math.log(max(other_bytes, 1)) - size)
                 if nearest is None or distance < nearest[0]:
                     nearest = (distance, table, other_bytes)

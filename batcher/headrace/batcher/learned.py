@@ -19,7 +19,7 @@ Theory of operation, in the order in which a decision is made:
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -27,13 +27,14 @@ from headrace.batcher.group import Group, group
 from headrace.batcher.lookahead import choose, deadlines_press
 from headrace.batcher.placement import ALONE, place
 from headrace.batcher.policy import WorkConserving, close, most_urgent, wake
-from headrace.batcher.queue import Queue
 from headrace.batcher.request import Action, Dispatch, Drop, Reason, Request, WakeAt, Why
 from headrace.batcher.state import State
 from headrace.batcher.waiting import wait_until
 
 # Where costs have decided the size, another may be tried: by costs that few runs have told of.
 _TRIED: Final = (Reason.NO_GAIN, Reason.FULL)
+# Who has been here for less than this share of his time has just come.
+_MOMENT: Final = 0.25
 
 
 class Learned:
@@ -79,30 +80,30 @@ class Learned:
 
 
 def _too_late(state: State, now: float) -> Iterator[Request]:
-    """The waiting requests that would be late even if they ran alone as soon as possible."""
+    """The waiting requests that would be late even if they ran alone as soon as possible.
+
+    Not one that has just come and has nobody beside it: it has lost but a moment since it was let
+    in, predictions are not exact, and it takes nothing from anybody.
+    """
     first = state.next_deadline()
     if first is None:
         return
-    soonest = {key: _soonest(state, key, queue, now) for key, queue in state.queues.items()}
+    soonest = {
+        key: min(
+            state.free_in(executor, now) + (table.seconds(1) if table.known else 0.0)
+            for executor, table in ((e, state.table(e, key, queue.row_bytes)) for e in state.there)
+        )
+        for key, queue in state.queues.items()
+    }
     horizon = max(soonest.values(), default=0.0)
     if first > now + horizon:
         return
+    alone = state.queued_requests == 1 and not state.device.running
     for request in state.expired(now + horizon):
-        if request.deadline < now + soonest[request.key] and not request.trial:
+        moment = _MOMENT * (request.deadline - request.arrival) if alone else 0.0
+        doomed = request.deadline < now + soonest[request.key] and now >= request.arrival + moment
+        if doomed and not request.trial:
             yield request
-
-
-def _soonest(state: State, key: Hashable, queue: Queue, now: float) -> float:
-    """Seconds until one row of `key` can have been answered."""
-    company = state.queued_requests > 1 or state.device.running
-    seconds = math.inf
-    for executor in state.there:
-        table = state.table(executor, key, queue.row_bytes)
-        run = 0.0
-        if table.known:
-            run = table.seconds(1) if company else table.seconds_undisturbed(1)
-        seconds = min(seconds, state.free_in(executor, now) + run)
-    return seconds
 
 
 def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:

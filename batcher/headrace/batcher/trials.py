@@ -52,12 +52,16 @@ class Verdict:
         self._since = self._doubts = 0
         self._tried = False
 
+    def begin(self, elsewhere: bool, runs: int) -> None:
+        """`elsewhere` was measured at load, after which there were `runs` of both."""
+        self._elsewhere, self._since = elsewhere, runs + _MEASURED
+
     def elsewhere(self, better: bool, runs: int) -> tuple[bool, bool]:
         """Whether the next goes to the other team, which promises `better` or not, after `runs` of
         both; and whether a trial of the one that was thought worse has just ended."""
         self._doubts = 0 if better is self._elsewhere else self._doubts + 1
         if self._elsewhere is None:
-            self._elsewhere, self._since = better, runs + _MEASURED
+            self.begin(better, runs)
         elif self._doubts >= _DOUBTS:
             self._elsewhere, self._doubts = better, 0
             self._since = runs - (_CHANGED if better else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import difflib
 import importlib.util
 import logging
 import os
@@ -18,6 +17,7 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from headrace.server.batch.arguments import add_arguments
+from headrace.server.mistyped import meant
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -46,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unrecognized(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
-    said = f"unrecognized arguments: {' '.join(unknown)}"
-    flag = unknown[0].partition("=")[0]
-    near = difflib.get_close_matches(flag, re.findall(r"--[\w-]+", parser.format_help()), n=1)
-    return f"{said} (is {near[0]} meant?)" if near else said
+    known = re.findall(r"--[\w-]+", parser.format_help())
+    question = meant(unknown[0].partition("=")[0], known)
+    return f"unrecognized arguments: {' '.join(unknown)}{question}"
 
 
 def _let_go_of_errors() -> None:
@@ -107,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve models until told to stop",
+        allow_abbrev=False,
         usage="%(prog)s [SETTING ...] MODEL_OR_REPOSITORY ...   (headrace serve --help lists them)",
     )
     serve.set_defaults(run=_serve, parser=serve)

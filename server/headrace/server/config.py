@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import pathlib
 import sys
@@ -14,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from headrace.server.errors import ConfigurationError
+from headrace.server.mistyped import meant
 
 PREFIX = "HEADRACE_"
 _CONFIG = f"{PREFIX}CONFIG"
@@ -256,8 +256,9 @@ def mistyped(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
     known = [_CONFIG, *(PREFIX + name.upper() for name in Settings.model_fields)]
     for name in environment:
         if name.startswith(PREFIX) and name not in known:
-            for near in difflib.get_close_matches(name, known, n=1, cutoff=0.9):
-                yield f"{name}: no such setting, so it is not heeded; is {near} meant?"
+            question = meant(name, known, cutoff=0.9)
+            if question:
+                yield f"{name}: no such setting, so it is not heeded{question}"
 
 
 def _paths(text: str) -> list[str]:
@@ -280,7 +281,8 @@ def _line(error: Any, origins: Mapping[str, str]) -> str:
     key = str(error["loc"][0])
     if error["type"] == "missing":
         return f"{key}: nothing to serve, name at least one model"
-    got = "" if error["type"] == "extra_forbidden" else f", got {error['input']!r}"
-    message = "no such setting" if error["type"] == "extra_forbidden" else error["msg"].lower()
+    message = f"{error['msg'].lower()}, got {error['input']!r}"
+    if error["type"] == "extra_forbidden":
+        message = f"no such setting{meant(key, Settings.model_fields)}"
     where = ".".join([origins.get(key, key), *map(str, error["loc"][1:])])
-    return f"{where}: {message}{got}"
+    return f"{where}: {message}"

@@ -45,7 +45,7 @@ def by_name(model: ServedModel, inputs: Sequence[InputTensor]) -> dict[str, Inpu
             raise InvalidInput(f"unknown input '{tensor}' for model '{name}', expected {known}")
     for tensor, spec in model.inputs.items():
         if tensor not in given and not (spec.optional or spec.state):
-            got = ", ".join(f"'{n}'" for n in given) or "none"
+            got = ", ".join(f"'{n}'" for n in given) or "no input"
             raise InvalidInput(f"input '{tensor}' of model '{name}' is missing, got {got}")
     return given
 

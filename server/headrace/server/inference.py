@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace.batcher.callers import Answer
@@ -181,7 +181,8 @@ def _prepare(model: ServedModel, request: InferenceRequest) -> Request:
     # of no rows none to be found again.
     solo = request.solo or not model.spec.batched or rows == 0
     solo = solo or any(spec.optional for spec, _ in inputs)
-    own = model.same(model.spec.key([spec for spec, _ in inputs], arrays, outputs))
+    own = model.spec.key([spec for spec, _ in inputs], arrays, outputs)
+    own = replace(own, empty=True) if rows == 0 else model.same(own)
     key, length = own, 0
     if model.lengths is not None and not solo:
         key, length = model.lengths.bucketed(own)

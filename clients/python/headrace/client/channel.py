@@ -136,10 +136,10 @@ def target(address: str, options: ChannelOptions) -> str:
             f"address: expected host:port, such as 127.0.0.1:8001, got {address!r}: leave out "
             f"{scheme}:// (try {rest.rstrip('/')!r}); ChannelOptions(tls=TLS()) encrypts"
         )
-    host, _, port = address.rpartition(":")
+    host, colon, port = address.rpartition(":")
     encrypted = bool(address) and options.tls is not None and not host
     known = address.partition(":")[0] in _SCHEMES
-    if not known and not encrypted and not (port.isdecimal() and 0 < int(port) < 65536):
+    if not known and not encrypted and not (colon and port.isdecimal() and 0 < int(port) < 65536):
         raise ValueError(
             "address: expected host:port, such as 127.0.0.1:8001, with a port of at most 65535, "
             f"got {address!r}"

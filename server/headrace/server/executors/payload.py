@@ -35,17 +35,19 @@ class Key:
     place of a request's own. outputs: the names asked for, in order.
     bfloat16: whether any of these tensors is BF16, which takes a slower way through ONNX Runtime.
     layout: batch axes other than the first, and inputs that are fixed.
+    empty: whether the tensors have no rows. What such a run takes says nothing of others.
     """
 
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[str, ...]
     bfloat16: bool = False
     layout: TensorLayout = PLAIN
+    empty: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Asked for a dozen times for each batch.
-        found = hash((self.inputs, self.outputs, self.bfloat16, self.layout))
+        found = hash((self.inputs, self.outputs, self.bfloat16, self.layout, self.empty))
         object.__setattr__(self, "_hash", found)
 
     def __hash__(self) -> int:

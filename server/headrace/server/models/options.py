@@ -18,6 +18,7 @@ from headrace.inference.tensors import DATATYPES
 from headrace.inference.v2 import model_config_pb2 as pb
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
+from headrace.server.mistyped import meant
 from headrace.server.models.controls import ControlDeclaration, ControlKind
 from headrace.server.models.states import StateDeclaration
 from headrace.server.quality.options import QualityOptions, from_text
@@ -199,8 +200,7 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LoadFailed(f"{path.name}: {error}") from error
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise LoadFailed(f"{path.name}: " + "; ".join(lines)) from error
+        raise LoadFailed(f"{path.name}: " + "; ".join(map(_line, error.errors()))) from error
     _check_inside("filename", values.filename)
     given = values.model_dump(exclude={"versions", "state", "quality"})
     given["quality"] = values.quality
@@ -214,6 +214,13 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
     elif values.versions is not None:
         given["versions"] = VersionPolicy(specific=tuple(values.versions))
     return ModelOptions(**given)
+
+
+def _line(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{where}: no such key{meant(str(error['loc'][-1]), _Toml.model_fields)}"
+    return f"{where}: {error['msg']}"
 
 
 def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:

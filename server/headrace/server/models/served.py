@@ -14,6 +14,7 @@ from headrace.batcher.cost import CostTable
 from headrace.batcher.executor import Executor
 from headrace.batcher.fixed import Fixed
 from headrace.batcher.learned import Learned
+from headrace.batcher.placement import lone_was_measured
 from headrace.batcher.policy import Policy
 from headrace.batcher.request import Batch
 from headrace.batcher.runner import Runner
@@ -187,7 +188,11 @@ class ServedModel:
             if profile.runs:
                 tables[kind] = costs.table(kind, profile.key, profile.row_bytes)
                 tables[kind].profile(profile.runs)
-        return tables.get(self.plan.main.kind)
+        main, lone = self.plan.main.kind, self.plan.lone.kind if self.plan.lone else ""
+        alone = {measured.layout.kind: measured.alone for measured in self.plan.measured}
+        if main in tables and lone in tables:
+            lone_was_measured(tables[main], tables[lone], alone[main], alone[lone])
+        return tables.get(main)
 
     async def close(self) -> None:
         """Answers what was accepted, then lets go of threads and sessions.
