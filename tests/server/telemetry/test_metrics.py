@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.batcher.cost import CostTable
 from headrace.batcher.executor import Completion
 from headrace.batcher.request import Batch, Reason, Reject, Request, Why
 from headrace.batcher.state import Limits, State
@@ -122,3 +123,19 @@ def test_two_servers_in_one_process_do_not_share_metrics(
 
 def test_the_process_is_measured_too(metrics: Metrics) -> None:
     assert b"process_resident_memory_bytes" in PrometheusText().write(metrics.collect())
+
+
+def test_what_was_learned_of_batches_is_there_by_their_rows(
+    metrics: Metrics, samples: list[Sample]
+) -> None:
+    costs = CostTable(64)
+    for rows in (1, 2, 4, 6):
+        costs.observe(rows, 0.010 + 0.001 * rows)
+    samples.append(busy()._replace(costs=costs))
+    found = scrape(metrics)
+    assert found["headrace_batch_predicted_seconds"] == {
+        labels(rows="1"): pytest.approx(0.011),
+        labels(rows="2"): pytest.approx(0.012),
+        labels(rows="4"): pytest.approx(0.014),
+    }
+    assert found["headrace_batch_best_rate"][labels()] == pytest.approx(6 / 0.016)

@@ -184,16 +184,19 @@ def _add_executors(families: Families, labels: Labels, sample: Sample, now: floa
     for name in running:
         seconds = busy.get(name, 0.0) + max(0.0, now - since.get(name, now))
         times.add({**labels, "executor": name}, seconds)
-    best = _best_rate(sample.costs)
-    if best is not None:
-        help_ = "Rows that one executor is predicted to do in a second, at its best batch size"
-        families.gauge("headrace.batch.best_rate", "{row}/s", help_).add(labels, best)
+    if sample.costs is not None and sample.costs.known and sample.costs.sizes:
+        _add_costs(families, labels, sample.costs)
 
 
-def _best_rate(costs: CostTable | None) -> float | None:
-    if costs is None or not costs.known:
-        return None
-    return max((size / costs.seconds(size) for size in costs.sizes), default=None)
+def _add_costs(families: Families, labels: Labels, costs: CostTable) -> None:
+    best = max(size / costs.seconds(size) for size in costs.sizes)
+    help_ = "Rows that one executor is predicted to do in a second, at its best batch size"
+    families.gauge("headrace.batch.best_rate", "{row}/s", help_).add(labels, best)
+    help_ = "Executor's time that a batch of so many rows is predicted to take"
+    predicted = families.gauge("headrace.batch.predicted", "s", help_)
+    for power in range(max(costs.sizes).bit_length()):
+        rows = 1 << power
+        predicted.add({**labels, "rows": str(rows)}, costs.seconds(rows))
 
 
 def _add_streams(families: Families, streams: StreamStatistics) -> None:
