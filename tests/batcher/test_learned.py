@@ -365,3 +365,34 @@ def test_nothing_is_tried_that_somebody_would_be_late_for() -> None:
             assert batch.rows == 1
             now += heavy(1)
             sched.complete("e0", heavy(1), now=now)
+
+
+def flat(n: int) -> float:
+    """Batching gains a twentieth at most."""
+    return 0.005 * n * (0.95 + 0.05 / n)
+
+
+@pytest.mark.parametrize(
+    ("cost", "within", "rows", "brief"),
+    [
+        (flat, 0.1, range(8, 11), True),
+        (flat, 10.0, range(12, 33), False),
+        (pays, 0.011, range(25, 32), True),
+    ],
+    ids=["a tight deadline", "a loose one", "where batches pay"],
+)
+def test_a_flood_leaves_time_for_those_who_have_deadlines(
+    cost: Callable[[int], float], within: float, rows: range, brief: bool
+) -> None:
+    """As far as that costs the flood little."""
+    sched = scheduler(cost)
+    submit(sched, 1, deadline=within)
+    submit(sched, 200, arrival=0.001)
+    (first,) = batches(sched, 0.001)
+    sched.complete("e0", cost(first.rows))
+    (batch,) = batches(sched, 0.1)
+    assert batch.rows in rows
+    assert (batch.reason is Reason.BRIEF) is brief
+    sched.complete("e0", cost(batch.rows))
+    (later,) = batches(sched, 2.0)
+    assert later.reason is not Reason.BRIEF, "nobody with a deadline has come for long"

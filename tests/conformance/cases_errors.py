@@ -107,7 +107,7 @@ WRONG = {
     "missing_input": Wrong(
         lambda env: env.message("arithmetic", ("a", "FP32", [1, 1], ONE)), ("'b'", "'a'")
     ),
-    "no_inputs": Wrong(lambda env: env.message("identity_FP32"), ("'x'", "none")),
+    "no_inputs": Wrong(lambda env: env.message("identity_FP32"), ("'x'", "no input")),
     "input_given_twice": Wrong(
         lambda env: env.message(
             "identity_FP32", ("x", "FP32", [1, 1], ONE), ("x", "FP32", [1, 1], ONE)

@@ -17,6 +17,8 @@ _ECHO: Final = 0.2
 _SMOOTHING: Final = 0.05
 _ECHO_SMOOTHING: Final = 0.1
 _KEPT_KEYS: Final = 512
+# Callers with deadlines are expected again for so many seconds.
+_REMEMBERED: Final = 1.0
 
 
 class Echo:
@@ -120,6 +122,7 @@ class Demands:
 
     def __init__(self) -> None:
         self.last = -math.inf
+        self._shortest, self._until = math.inf, -math.inf
         self._of: OrderedDict[Hashable, Demand] = OrderedDict()
 
     def arrived(self, request: Request) -> None:
@@ -137,7 +140,15 @@ class Demands:
             request.key = demand.key
             self._of.move_to_end(request.key)
         self.last = max(self.last, request.arrival)
-        demand.add(request.arrival, request.rows, request.deadline - request.arrival)
+        patience = request.deadline - request.arrival
+        demand.add(request.arrival, request.rows, patience)
+        if patience < math.inf and (patience <= self._shortest or request.arrival > self._until):
+            self._shortest, self._until = patience, request.arrival + _REMEMBERED
+
+    def shortest(self, now: float) -> float:
+        """The shortest time between arrival and deadline that anybody asked for lately; infinite
+        where nobody had any."""
+        return self._shortest if now <= self._until else math.inf
 
     def answered(self, key: Hashable, now: float, rows: int, alone: float) -> None:
         """`rows` of `key` were answered, of which one alone takes `alone` seconds."""

@@ -8,7 +8,8 @@ Theory of operation, in the order in which a decision is made:
 3. The size minimises the total waiting of the queue by the learned costs (`sizing.py`), the queue
    being inflated by the load: 1/(1 - rho) of it will be there before it is empty. It is at least
    what sustains the arrival rate, and with several executors at most an equal share of what will
-   have come by the time the others are free; without deadlines no more of it than is efficient.
+   have come by the time the others are free; without deadlines no more of it than is efficient,
+   nor more, beyond that, than leaves callers time who have deadlines and come meanwhile.
 4. A batch too slow for its head's deadline is made smaller, but not below the size that the load
    needs: below that every later batch would be late too. Then the head is let go instead, and the
    batch is made of those it can still serve.
@@ -35,6 +36,8 @@ from headrace.batcher.waiting import wait_until
 _TRIED: Final = (Reason.NO_GAIN, Reason.FULL)
 # Who has been here for less than this share of his time has just come.
 _MOMENT: Final = 0.25
+# Of the time that a caller has, a run that he finds here takes no more than this share.
+_HALF: Final = 0.5
 
 
 class Learned:
@@ -128,7 +131,19 @@ def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
         enough = max(sustaining, share)
         if enough < size:
             size, reason = enough, Reason.SHARED
-    return size, reason
+    brief = _brief(state, seen, size, now)
+    return (brief, Reason.BRIEF) if brief < size else (size, reason)
+
+
+def _brief(state: State, seen: Group, wanted: int, now: float) -> int:
+    """`wanted`, or less where callers with deadlines come among others without: not so much that
+    whoever comes during the run, and then has to run himself, is late; but no less than is
+    efficient."""
+    shortest = state.demands.shortest(now)
+    if shortest == math.inf or not math.isinf(seen.demand.patience):
+        return wanted
+    within = seen.plan.within(_HALF * shortest / seen.table.guard, wanted)
+    return min(wanted, max(within, seen.plan.efficient))
 
 
 def _equal_share(state: State, seen: Group, now: float) -> float:

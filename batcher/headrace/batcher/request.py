@@ -126,6 +126,7 @@ class Reason(enum.Enum):
     SHARED = "shared among executors"
     NO_GAIN = "no gain in a larger batch"
     DEADLINE = "deadline"
+    BRIEF = "brief, for callers with deadlines"
     TRIAL = "trial of another size"
     SOLO = "solo"
     RETRY = "half of a batch that failed"
