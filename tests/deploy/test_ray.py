@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,13 @@ RAY = HERE.parents[1] / "deploy" / "ray"
 NODES, CPUS = 2, 2
 ONCE = RetryPolicy(max_attempts=1)
 CALLS = 41
+# Whoever is started in the background of a shell ignores SIGINT, and so do its children. Not by
+# `preexec_fn`: that forks, and a fork of a process that uses gRPC may crash (grpc/grpc#43055).
+INTERRUPTIBLE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +103,11 @@ def serving(folder: pathlib.Path, cluster: str, scaling: Mapping[str, Any]) -> I
     file.write_text(yaml.safe_dump(configured(repository, port, scaling)))
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["serve", "run", f"--address={cluster}", file],
+            [sys.executable, "-c", INTERRUPTIBLE, "serve", "run", f"--address={cluster}", file],
             env=ray_cluster.environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Whoever is started in the background of a shell ignores it, and so do its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         address = f"127.0.0.1:{port}"
