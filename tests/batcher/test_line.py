@@ -45,6 +45,13 @@ def test_who_comes_after_the_line_has_gone_waits_for_nobody() -> None:
     assert line.back("late", 100.0, 0.005, 0.01) <= 0.005 + 2 * 0.01
 
 
+def test_callers_are_remembered_up_to_a_number_and_the_rest_told_a_time_all_the_same() -> None:
+    line = Line()
+    back = [line.back(n, 1.0, 0.005, 1e-4) for n in range(20_000)]
+    assert max(back) <= 0.005 + 2 * 10_001 * 1e-4
+    assert sum(back[-1_000:]) / 1_000 == pytest.approx(1.0, rel=0.05)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.floats(0, 9), st.floats(0.001, 40), st.floats(0.0, 9)),

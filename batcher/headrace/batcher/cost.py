@@ -86,7 +86,7 @@ class CostTable:
         self._looked = 0
         self._hesitated = 0
         self.lone = Verdict()
-        self.undisturbed = Undisturbed()
+        self._undisturbed = Undisturbed()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{n}: {self.seconds(n) * 1e3:.3g} ms" for n in sorted(self._mean))
@@ -129,7 +129,12 @@ class CostTable:
 
     def seconds_undisturbed(self, rows: int) -> float:
         """The expected time where nothing else happens: what a lone request can hope for."""
-        return min(self.seconds(rows), self.undisturbed.seconds(rows))
+        return min(self.seconds(rows), self._undisturbed.seconds(rows))
+
+    def observe_undisturbed(self, rows: int, seconds: float) -> None:
+        """Learns from a run beside which nothing happened, after `observe`."""
+        if rows <= self.largest and seconds > 0:
+            self._undisturbed.observe(rows, seconds)
 
     def observe(self, rows: int, seconds: float, cold: bool = False) -> bool:
         """Learns from one run. Returns whether the table was rebuilt.
@@ -195,7 +200,7 @@ class CostTable:
         """Learns from runs that were made to measure: rows and seconds of each."""
         for rows, seconds in runs:
             self.observe(rows, seconds)
-            self.undisturbed.observe(rows, seconds)
+            self.observe_undisturbed(rows, seconds)
         self.refresh()  # a few runs would not have it made anew by themselves
         self._profiled = Profiled(self._mean)
         self._lately.clear()

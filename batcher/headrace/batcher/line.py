@@ -20,6 +20,8 @@ from typing import Final
 _LONGEST: Final = 30.0
 # Callers whose time has come are forgotten so often.
 _SWEEP: Final = 0.05
+# Of more callers than this, none is remembered: each then has its first turn.
+_MOST: Final = 10_000
 _GOLDEN: Final = 0.6180339887498949
 
 
@@ -47,5 +49,6 @@ class Line:
         turn = each * (len(told) + (caller not in told))
         spread = 2 * (self._refused * _GOLDEN % 1.0)  # 1 on average
         at = min(max(now + room, told.get(caller, now)) + turn * spread, now + _LONGEST)
-        told[caller] = at
+        if caller in told or len(told) < _MOST:
+            told[caller] = at
         return at - now

@@ -135,8 +135,8 @@ class Scheduler:
         self.state.cost.overhead.observe(batch.rows, now - batch.started - seconds)
         table = self._table(batch)
         table.observe(batch.rows, seconds, batch.cold)
-        if batch.undisturbed and self.state.demands.last <= batch.started and seconds > 0:
-            table.undisturbed.observe(batch.rows, seconds)
+        if batch.undisturbed and self.state.demands.last <= batch.started:
+            table.observe_undisturbed(batch.rows, seconds)
         if table.known:
             self.state.demands.answered(batch.key, now, batch.rows, table.seconds(1))
 

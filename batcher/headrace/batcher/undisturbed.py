@@ -35,8 +35,8 @@ class Undisturbed:
             self._seconds[rows] = old + _GAIN * (min(seconds, _CLIP * old) - old)
 
     def seconds(self, rows: int) -> float:
-        """What `rows` rows take: no less than fewer did, no more than the next larger size seen.
-        Infinite beyond the largest."""
+        """What `rows` rows take at most: as the next larger size that was seen, infinite beyond the
+        largest."""
         sizes = sorted(self._seconds)
         at = bisect_left(sizes, rows)
         return self._seconds[sizes[at]] if at < len(sizes) else math.inf
