@@ -9,7 +9,7 @@ import pytest
 
 from headrace.batcher.learned import Learned
 from headrace.batcher.placement import lone_was_measured
-from headrace.batcher.request import Batch, Dispatch, Phase, Request, WakeAt
+from headrace.batcher.request import Batch, Dispatch, Phase, Request, WakeAt, Why
 from headrace.batcher.scheduler import Scheduler
 from headrace.batcher.state import Device, Limits
 
@@ -66,6 +66,24 @@ def test_a_crowd_is_served_by_the_team_of_the_highest_rate() -> None:
     sched = narrow_and_wide()
     submit(sched, 8, 0.0)
     assert {batch.executor for batch in batches(sched, 0.0)} == {"n0", "n1"}
+
+
+def test_who_only_the_other_team_could_serve_in_time_is_not_run_by_this_one() -> None:
+    """A crowd keeps one executor busy; the other is idle, and takes 4.1."""
+    sched = narrow_and_wide()
+    submit(sched, 8, 0.0)
+    running = batches(sched, 0.0)
+    while sched.state.queued_requests:
+        sched.complete("n1", 4.1)
+        batches(sched, 0.0)
+    sched.complete("n1", 4.1)
+    assert [batch.executor for batch in running if sched.state.running[batch.executor]] == ["n0"]
+    late = Request("k", None, 12.1, deadline=15.6)  # n0 ends at 12.3; all cores would take 2.8
+    refusal = sched.submit(late)
+    assert refusal is not None
+    assert refusal.why is Why.TOO_LATE
+    assert sched.submit(Request("k", None, 12.1, deadline=16.6)) is None
+    assert [batch.executor for batch in batches(sched, 12.1)] == ["n1"]
 
 
 def test_teams_never_run_at_the_same_time() -> None:

@@ -49,13 +49,13 @@ def predicted_late(state: State, request: Request) -> Reject | None:
     """`late`, looked at closely."""
     now = request.arrival
     runs = {executor: _seconds_alone(state, executor, request) for executor in state.there}
-    alone = min(state.free_in(executor, now) + run for executor, run in runs.items())
+    alone = min(state.free_in(executor, now) + runs[executor] for executor in state.candidates)
     run = min(runs.values())
     if now + run > request.deadline:
         return _hopeless(state, request, run)
     finish = alone
     if state.queued_requests:
-        predicted = predicted_finish(state, request, now) * _margin(state, request)
+        predicted = predicted_finish(state, request) * _margin(state, request)
         finish = max(alone, min(predicted, _finish_in_overload(state, request)))
     overdue = now + finish - request.deadline
     if overdue <= 0:
@@ -142,13 +142,18 @@ def _seconds_undisturbed(state: State, executor: str, request: Request) -> float
     return table.seconds_undisturbed(request.rows) if table.known else 0.0
 
 
-def predicted_finish(state: State, request: Request, now: float) -> float:
-    """Seconds from `now` until `request` and all that is more urgent can have been answered.
+def predicted_finish(state: State, request: Request) -> float:
+    """Seconds from its arrival until `request` and all that is more urgent can have been answered.
 
     The shortest time: executors share the work evenly and run it in the best sizes. 0 where nothing
     is known of costs.
     """
-    ahead = {key: queue.rows_before(request.rank) for key, queue in state.queues.items()}
+    return _finish_after(state, request, request.rank, request.arrival)
+
+
+def _finish_after(state: State, request: Request, rank: tuple[float, ...], now: float) -> float:
+    """`predicted_finish` from `now` for one like `request` that has `rank`."""
+    ahead = {key: queue.rows_before(rank) for key, queue in state.queues.items()}
     ahead[request.key] = ahead.get(request.key, 0.0) + request.rows
     return _spread(state, request, ahead, now)
 
@@ -207,8 +212,9 @@ def _refuse(state: State, request: Request, why: Why, message: str) -> Reject:
 
 def come_back(state: State, request: Request, now: float) -> float:
     """Seconds from `now` after which the caller of `request`, which is let go of, may try again:
-    when all that is more urgent can have been answered."""
-    return _in_line(state, request, now, predicted_finish(state, request, now))
+    when all can have been answered that is more urgent than what he would send now."""
+    fresh = (now + request.urgency - request.arrival, math.inf)
+    return _in_line(state, request, now, _finish_after(state, request, fresh, now))
 
 
 def _until_empty(state: State, request: Request, now: float) -> float:

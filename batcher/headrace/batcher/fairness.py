@@ -43,7 +43,7 @@ def take_turn(state: State, request: Request) -> None:
     if not any(len(share) >= waiting + _MARGIN for share in level.values()):
         return
     comfortable = _COMFORT * (request.soft_deadline - request.arrival)
-    if predicted_finish(state, request, request.arrival) <= comfortable:
+    if predicted_finish(state, request) <= comfortable:
         return
     rank = request.rank
     turns = (share[waiting].rank for share in level.values() if len(share) > waiting)

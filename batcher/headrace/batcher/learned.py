@@ -91,10 +91,11 @@ def _too_late(state: State, now: float) -> Iterator[Request]:
     first = state.next_deadline()
     if first is None:
         return
+    executors = state.candidates
     soonest = {
         key: min(
             state.free_in(executor, now) + (table.seconds(1) if table.known else 0.0)
-            for executor, table in ((e, state.table(e, key, queue.row_bytes)) for e in state.there)
+            for executor, table in ((e, state.table(e, key, queue.row_bytes)) for e in executors)
         )
         for key, queue in state.queues.items()
     }
@@ -181,7 +182,8 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
         return [], wanted
     smaller = max(1, plan.within(slack / guard, wanted))
     needed = min(wanted, plan.needed(seen.rate, seen.patience, len(seen.peers)))
-    if smaller >= needed or smaller >= queue.rows:
+    in_time = plan.seconds[smaller] * guard <= slack
+    if (in_time and smaller >= needed) or smaller >= queue.rows:
         return [], smaller
     doomed, served = _passed_over(seen, needed, now)
     # If all are tight, serve the head rather than nobody.

@@ -152,6 +152,12 @@ class State:
             return _NOBODY
         return self._others
 
+    @property
+    def candidates(self) -> list[str]:
+        """The executors that the next batch may run on: those that could start it now, or all of
+        them while none could."""
+        return [*self.idle, *self.alternatives] if self.idle else self.there
+
     def table(self, executor: str, key: Hashable, row_bytes: float) -> CostTable:
         """What batches of `key` cost on `executor`."""
         return self.cost.table(self.kinds[executor], key, row_bytes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
@@ -175,3 +176,18 @@ def test_a_line_names_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     inside, outside = lines(output)
     assert (inside["trace_id"], inside["span_id"]) == (f"{0xABC:032x}", f"{0x12:016x}")
     assert "trace_id" not in outside
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_that_a_caller_left_while_he_was_answered_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    output, logger = written(monkeypatch, "json", level), logging.getLogger("grpc._cython.cygrpc")
+    left = grpc._cython.cygrpc.ExecuteBatchError("gone")  # type: ignore[attr-defined]
+    for error in (left, ValueError("wrong")):
+        try:
+            raise error
+        except Exception:
+            logger.exception("raised by a method")
+    levels = [json.loads(line)["level"] for line in output.getvalue().splitlines()]
+    assert levels == (["debug", "error"] if level == "debug" else ["error"])

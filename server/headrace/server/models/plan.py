@@ -11,8 +11,9 @@ from headrace.server.models.options import ModelOptions
 from headrace.server.models.profile import Profile
 
 _MOST_INSTANCES = 32
-# Noise: a layout must be so much better than one with fewer threads to be taken instead.
-_CLEARLY_FASTER, _CLEARLY_SOONER = 1.03, 0.97
+# Noise: a layout must be so much better than one with fewer threads to be taken instead. One that
+# is faster by less is kept for lone requests, and has the crowd too where that proves it faster.
+_CLEARLY_FASTER, _CLEARLY_SOONER = 1.06, 0.97
 # What is learned from requests has the last word: a layout that may answer a lone request sooner is
 # kept ready unless it took so much longer when it was measured. That may have been a bad moment.
 _NOT_SOONER = 1.15

@@ -22,6 +22,8 @@ EQUAL, ALIKE, PERIOD = 5, 100, 10.0
 # Kinds of lines that are remembered.
 _MOST_KINDS = 1000
 ACCESS_NAME = "headrace.access"
+# Who tells of callers that left, and what it is raised as: a class that gRPC does not export.
+_GRPC, _LEFT = "grpc._cython.cygrpc", "ExecuteBatchError"
 
 
 class JsonFormatter(logging.Formatter):
@@ -90,6 +92,15 @@ class RepeatFilter(logging.Filter):
         return count < most
 
 
+def soften(record: logging.LogRecord) -> bool:
+    """Makes of gRPC's errors a debug message where all they say is that a caller left while his
+    answer was written: callers with short deadlines do so all the time. Every record passes."""
+    kind = record.exc_info[0] if record.exc_info else None
+    if record.name == _GRPC and kind is not None and kind.__name__ == _LEFT:
+        record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged: the names are those of the protocol's LogSettings.
@@ -128,6 +139,7 @@ class Log:
             log_warning=least <= logging.WARNING,
             log_verbose_level=int(least <= logging.DEBUG),
         )
+        self._handler.addFilter(soften)
         self._handler.addFilter(lambda record: self.settings.passes(record.levelno))
         self._handler.addFilter(RepeatFilter())
         self._apply()
