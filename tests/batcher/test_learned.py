@@ -210,6 +210,24 @@ def test_who_is_hardly_in_time_is_served_where_nobody_else_waits() -> None:
     assert batch.requests == [tight]
 
 
+@pytest.mark.parametrize(("others", "served"), [(float("inf"), "tight"), (0.050, "other")])
+def test_who_is_hardly_in_time_gives_way_to_none_who_can_wait(others: float, served: str) -> None:
+    sched = scheduler(loses, cap=4)
+    table = sched.state.cost.table("cpu", "k", 0.0)
+    for turn in range(400):
+        table.observe(1, 0.008 if turn % 2 else 0.012)
+    submit(sched, 1)
+    sched.step(0.0)
+    names = {}
+    for name, deadline in (("tight", 0.040), ("other", others)):
+        (request,) = submit(sched, 1, deadline=deadline)
+        names[request] = name
+    assert sched.submit(Request(key="another", payload=None, arrival=0.0)) is None
+    sched.complete("e0", 0.010)
+    (batch,) = batches(sched, 0.029)
+    assert [names[request] for request in batch.requests] == [served]
+
+
 def test_without_costs_it_works_all_the_same() -> None:
     sched = Scheduler({"e0": "cpu"}, Learned(), Limits(max_batch_rows=4))
     submit(sched, 6)

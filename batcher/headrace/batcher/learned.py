@@ -182,12 +182,21 @@ def _for_its_own(seen: Group, wanted: int, now: float) -> tuple[list[Request], i
         return [], wanted
     smaller = max(1, plan.within(slack / guard, wanted))
     needed = min(wanted, plan.needed(seen.rate, seen.patience, len(seen.peers)))
-    in_time = plan.seconds[smaller] * guard <= slack
-    if (in_time and smaller >= needed) or smaller >= queue.rows:
+    tight = plan.seconds[smaller] * guard > slack
+    if smaller >= queue.rows or (smaller >= needed and not tight):
         return [], smaller
-    doomed, served = _passed_over(seen, needed, now)
-    # If all are tight, serve the head rather than nobody.
-    return (doomed, needed) if served else ([], smaller)
+    next_slack = _next_slack(seen, needed, now)
+    if next_slack >= (2 * plan.seconds[smaller] * guard if smaller >= needed else math.inf):
+        return [], smaller  # nobody else is served by that size, or who is can wait
+    return _passed_over(seen, needed, now)[0], needed
+
+
+def _next_slack(seen: Group, rows: int, now: float) -> float:
+    """Of the first who is in time by a batch of `rows`: seconds until his deadline. Infinite where
+    nobody is, or nobody has one."""
+    taken = seen.plan.seconds[rows] * seen.table.guard
+    waiting = (request.deadline - now for request in seen.queue)
+    return next((slack for slack in waiting if slack >= taken), math.inf)
 
 
 def _trial(seen: Group, rows: int, most: int, now: float) -> int:
