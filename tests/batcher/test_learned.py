@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from headrace.batcher.admission import come_again
 from headrace.batcher.learned import Learned
 from headrace.batcher.request import Batch, Dispatch, Drop, Reason, Request, Why
 from headrace.batcher.scheduler import Scheduler
@@ -104,6 +105,30 @@ def test_a_deadline_shorter_than_the_run_is_no_overload() -> None:
     assert refusal is not None
     assert refusal.why is Why.TOO_SHORT
     assert "a run of 1 row takes about 4.0 ms" in refusal.message
+    assert refusal.retry_after > 0.004, "its time may have gone by on the way, for others"
+
+
+def test_a_lone_caller_whose_deadline_is_too_short_is_not_told_to_come_back() -> None:
+    sched = scheduler(loses)
+    for now in (1.0, 2.0):  # the first is let in, to try
+        request = Request(key="k", payload=None, arrival=now, deadline=now + 0.003)
+        refusal = sched.submit(request)
+        sched.cancel(request)
+    assert refusal is not None
+    assert refusal.why is Why.TOO_SHORT
+    assert refusal.retry_after == 0.0
+
+
+def test_who_comes_when_his_time_is_over_is_told_when_to_come_where_others_are_here() -> None:
+    sched = scheduler(loses)
+    assert come_again(sched.state, "c", 5.0) is None
+    submit(sched, 100, arrival=5.0)
+    told = [come_again(sched.state, caller, 5.0) for caller in "cde"]
+    assert all(wait is not None and wait > 0 for wait in told)
+    assert sched.submit(Request("k", None, 5.0, deadline=5.003, caller="c")) is not None
+    later = come_again(sched.state, "c", 5.0)
+    assert later is not None
+    assert later > 0.004, "a place in the line"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_beside_others_what_runs_take_there_counts() -> None:
     request = Request(key="k", payload=None, arrival=1.001, deadline=1.006)
     refusal = sched.submit(request)
     assert refusal is not None
-    assert refusal.why is Why.TOO_SHORT
+    assert refusal.why is Why.TOO_LATE, "the others are to blame"
+    assert refusal.retry_after > 0.005, "when they are served"
     assert refusal.message == (
         "the deadline is 5.0 ms away, a run of 1 row takes about 8.0 ms beside others, 2.0 ms by "
         "itself"

@@ -121,23 +121,25 @@ async def test_when_the_grace_period_is_over(
     assert any("grace period" in record["message"] for record in running.log())
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 async def test_a_second_signal_stops_at_once(
-    tmp_path: pathlib.Path, repository: pathlib.Path
+    tmp_path: pathlib.Path, repository: pathlib.Path, number: signal.Signals
 ) -> None:
     with server.serving(tmp_path / "log", repository) as running:
         async with AsyncClient(running.grpc, retry=ONCE) as client:
             blocker = asyncio.create_task(client.infer("lab", row(0, models.ENDLESS)))
             await metric_is(running, "headrace_executors_busy", 1)
-            running.terminate()
+            running.process.send_signal(number)
 
             async def not_ready() -> bool:
                 return (await asyncio.to_thread(running.get, "/v2/health/ready"))[0] == 503
 
             await until(not_ready)
-            running.terminate()
-            assert await asyncio.to_thread(running.wait) != 0
+            running.process.send_signal(number)
+            assert await asyncio.to_thread(running.wait) == 128 + number
             with pytest.raises(HeadraceError):
                 await blocker
+        assert running.log()[-1]["message"].startswith("stopping at once")
 
 
 async def test_idle_connections_do_not_hold_it(

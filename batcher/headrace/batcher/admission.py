@@ -87,6 +87,10 @@ def _hopeless(state: State, request: Request, run: float) -> Reject | None:
 
     And one in so many may try: a cost that was learned in a bad moment would otherwise never be
     learned again. Where one that tried was in time, so does the next (`Scheduler.complete`).
+
+    Where others are here they are to blame, too: an undisturbed run would not miss it, or the time
+    that is missing went by on the way. Whoever is not told when to come back may do so at once, and
+    many who do keep the processors from all others.
     """
     idle = not state.queued_requests and bool(state.idle)
     undisturbed = min(_seconds_undisturbed(state, executor, request) for executor in state.there)
@@ -106,7 +110,11 @@ def _hopeless(state: State, request: Request, run: float) -> Reject | None:
     )
     if undisturbed < _TELLING * run:
         message += f" beside others, {undisturbed * 1e3:.1f} ms by itself"
-    return Reject(request, Why.TOO_SHORT, 0.0, message)
+    if not _company(state, request.arrival, run):
+        return Reject(request, Why.TOO_SHORT, 0.0, message)
+    in_time = request.arrival + undisturbed <= request.deadline
+    why = Why.TOO_LATE if in_time else Why.TOO_SHORT
+    return Reject(request, why, come_back(state, request, request.arrival), message)
 
 
 def _between(state: State, request: Request) -> float:
@@ -215,6 +223,20 @@ def come_back(state: State, request: Request, now: float) -> float:
     when all can have been answered that is more urgent than what he would send now."""
     fresh = (now + request.urgency - request.arrival, math.inf)
     return _in_line(state, request, now, _finish_after(state, request, fresh, now))
+
+
+def come_again(state: State, caller: Hashable, now: float) -> float | None:
+    """As `come_back`, for one whose deadline had passed when his request came; None where nobody
+    else was here lately."""
+    if not _company(state, now, _UNKNOWN_WAIT):
+        return None
+    return state.line.again(caller, now, _SHORTEST_WAIT)
+
+
+def _company(state: State, now: float, lately: float) -> bool:
+    """Whether others are here, or came in the last `lately` seconds."""
+    busy = state.queued_requests or state.device.running
+    return bool(busy) or now - state.demands.last < lately
 
 
 def _until_empty(state: State, request: Request, now: float) -> float:

@@ -23,7 +23,15 @@ class Overtaken(Overloaded):
 
 
 class DeadlineTooShort(BatcherError):
-    """Refused on arrival: the run alone would take longer than there is time."""
+    """Refused on arrival: the run alone would take longer than there is time.
+
+    `retry_after` says, in seconds, when to try again, where others may be why so little time was
+    left; None where nobody else was here.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Expired(BatcherError):

@@ -28,12 +28,13 @@ _GOLDEN: Final = 0.6180339887498949
 class Line:
     """The times that refused callers were told last."""
 
-    __slots__ = ("_refused", "_swept", "_told")
+    __slots__ = ("_each", "_refused", "_swept", "_told")
 
     def __init__(self) -> None:
         self._told: dict[Hashable, float] = {}
         self._swept = 0.0
         self._refused = 0
+        self._each = 0.0
 
     def back(self, caller: Hashable, now: float, room: float, each: float) -> float:
         """Seconds from `now` after which `caller` should come back.
@@ -41,6 +42,7 @@ class Line:
         room: seconds until there is room at the soonest. each: seconds between two who can be
         served.
         """
+        self._each = each
         told = self._told
         if now >= self._swept + _SWEEP:
             told = self._told = {who: at for who, at in told.items() if at > now}
@@ -52,3 +54,7 @@ class Line:
         if caller in told or len(told) < _MOST:
             told[caller] = at
         return at - now
+
+    def again(self, caller: Hashable, now: float, room: float) -> float:
+        """As `back`, for a request that is not known to be unlike the last one that was refused."""
+        return self.back(caller, now, room, self._each)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
 from headrace.batcher import outcomes
+from headrace.batcher.admission import come_again
 from headrace.batcher.callers import Answer, Callers, Run
 from headrace.batcher.errors import (
     DeadlineTooShort,
@@ -99,6 +100,12 @@ class Runner:
     def state(self) -> State:
         return self._scheduler.state
 
+    def come_again(self, caller: Hashable) -> float | None:
+        """Seconds after which `caller`, whose deadline had passed when his request came, may try
+        again; None where nobody else was here lately."""
+        with self._lock:
+            return come_again(self.state, caller, self._clock())
+
     def submit(self, request: Request) -> Promise[Answer]:
         """Accepts `request`; the promise ends with its Answer, Expired, Draining, ExecutionFailed
         or NoExecutor, or with Overloaded when its place in a full queue was given to another
@@ -117,7 +124,7 @@ class Runner:
         if refusal is not None:
             self._observer.rejected(refusal)
             if refusal.why is Why.TOO_SHORT:
-                raise DeadlineTooShort(refusal.message)
+                raise DeadlineTooShort(refusal.message, refusal.retry_after or None)
             raise Overloaded(refusal.message, refusal.retry_after)
         self._observer.accepted(request)
         promise = self._callers.promise(request, partial(self._withdrawn, request))

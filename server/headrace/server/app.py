@@ -337,6 +337,13 @@ async def serve(settings: Settings) -> bool:
         await stopping.wait()
         _log.info("stopping: refusing new requests, answering those in flight")
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, _stop_at_once, number)
     _log.info("stopped")
     return not app.stuck
+
+
+def _stop_at_once(number: int) -> None:
+    """Ends the process as the signal would. Torn down around threads that still run it would abort
+    instead, with a message that alarms."""
+    _log.warning("stopping at once: a second signal came; what was in flight is lost")
+    os._exit(128 + number)

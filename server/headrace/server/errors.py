@@ -58,7 +58,13 @@ class ConfigurationError(ServerError):
 
 
 class DeadlineExceeded(ServerError):
-    """The deadline had passed when the request arrived, or passed before it was dispatched."""
+    """The deadline had passed when the request arrived, or passed before it was dispatched.
+
+    `retry_after` says, in seconds, when to try again, where others may be why."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StreamRefused(ServerError):
@@ -136,6 +142,7 @@ STREAM_REASONS: dict[str, Row] = {
 }
 
 DOMAIN = "headrace"
+_KNOWING = (batcher.Overloaded, batcher.DeadlineTooShort, DeadlineExceeded)
 _LONGEST_MESSAGE = 1500
 
 
@@ -151,7 +158,7 @@ def row_of(error: Exception) -> Row:
 
 def retry_after(error: Exception) -> float | None:
     """Seconds after which the caller may try again, where the error knows."""
-    return error.retry_after if isinstance(error, batcher.Overloaded) else None
+    return error.retry_after if isinstance(error, _KNOWING) else None
 
 
 def message_of(error: Exception) -> str:

@@ -246,7 +246,8 @@ def _deadline(model: ServedModel, request: InferenceRequest) -> float:
     stands in where there is neither. Raises DeadlineExceeded when it has passed already.
     """
     if request.remaining <= 0:
-        raise DeadlineExceeded("the deadline had passed when the request arrived")
+        wait = model.runner.come_again(request.caller)
+        raise DeadlineExceeded("the deadline had passed when the request arrived", wait)
     options, timeout = model.options, request.timeout
     if options.timeout is not None:
         shorter = timeout is not None and options.override_timeout

@@ -175,7 +175,8 @@ def _row(change: Change, model: str, version: str) -> ModelRow:
         change.ratio(change.of("headrace_batch_rows_sum", **which), batches),
         change.ratio(busy, executors * change.seconds),
         change.ratio(actual, predicted),
-        change.ratio(change.of("headrace_wasted_time_seconds_total", **which), busy),
+        # Counted when a run ends, which may have begun before the last reading.
+        min(change.ratio(change.of("headrace_wasted_time_seconds_total", **which), busy), 1.0),
     )
 
 

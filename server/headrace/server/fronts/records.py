@@ -67,6 +67,8 @@ def heard(reason: str, message: str, retry_after: float | None) -> Exception:
     kind = _BY_REASON.get(reason, RuntimeError)
     if issubclass(kind, Overloaded):
         return kind(message, retry_after or 0.0)
+    if retry_after is not None:
+        return kind(message, retry_after)
     return kind(message)
 
 
