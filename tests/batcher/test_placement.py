@@ -86,6 +86,18 @@ def test_who_only_the_other_team_could_serve_in_time_is_not_run_by_this_one() ->
     assert [batch.executor for batch in batches(sched, 12.1)] == ["n1"]
 
 
+def test_an_idle_helper_is_no_reason_to_refuse_what_a_fast_one_will_serve_in_time() -> None:
+    """The fast one is free at 1.1 and takes 1.1, the helper would take 4."""
+    sched = fast_and_slow()
+    submit(sched, 1, 0.0)
+    assert [batch.executor for batch in batches(sched, 0.0)] == ["gpu"]
+    (request,) = submit(sched, 1, 0.1, deadline=3.0)
+    assert batches(sched, 0.1) == []
+    sched.complete("gpu", 1.1)
+    (batch,) = batches(sched, 1.1)
+    assert (batch.executor, batch.requests) == ("gpu", [request])
+
+
 def test_teams_never_run_at_the_same_time() -> None:
     sched = narrow_and_wide()
     submit(sched, 1, 0.0)

@@ -60,8 +60,15 @@ def test_the_table_is_complete() -> None:
     assert {type(row[0]) for row in ROWS} == {*errors.TABLE, RuntimeError}
 
 
-def test_overload_says_when_to_come_back() -> None:
-    error = batcher.Overloaded("full", 1.5)
+@pytest.mark.parametrize(
+    "error",
+    [
+        batcher.Overloaded("full", 1.5),
+        batcher.DeadlineTooShort("others run", 1.5),
+        errors.DeadlineExceeded("over", 1.5),
+    ],
+)
+def test_who_may_come_back_is_told_when(error: Exception) -> None:
     retry = error_details_pb2.RetryInfo()
     assert details(error)[1].Unpack(retry)
     assert retry.retry_delay.ToNanoseconds() == 1_500_000_000

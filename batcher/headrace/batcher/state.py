@@ -155,8 +155,9 @@ class State:
     @property
     def candidates(self) -> list[str]:
         """The executors that the next batch may run on: those that could start it now, or all of
-        them while none could."""
-        return [*self.idle, *self.alternatives] if self.idle else self.there
+        them while none could, or only helpers, for which it need not settle."""
+        idle = [name for name in self.idle if name not in self.helpers]
+        return [*idle, *self.alternatives] if idle else self.there
 
     def table(self, executor: str, key: Hashable, row_bytes: float) -> CostTable:
         """What batches of `key` cost on `executor`."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batcher.errors import Overloaded
+from headrace.batcher.errors import DeadlineTooShort, Overloaded
+from headrace.server import errors
 from headrace.server.errors import ModelNotFound, row_of
 from headrace.server.fronts.link import Link
 from headrace.server.fronts.records import LONGEST_HEAD, MOST_HEADS, Heads, heard, told
@@ -105,11 +107,19 @@ def test_an_error_arrives_as_it_was() -> None:
 
 
 def test_every_row_of_the_table_arrives_as_itself() -> None:
-    from headrace.server import errors
-
     for kind, row in errors.TABLE.items():
         sent = kind("m", 0.5) if issubclass(kind, Overloaded) else kind("m")
         arrived = heard(*told(1, sent)[1:])
         assert row_of(arrived) == row
         assert errors.retry_after(arrived) == errors.retry_after(sent)
     assert row_of(heard("INTERNAL", "m", None)) is errors.INTERNAL
+
+
+@pytest.mark.parametrize(
+    "sent", [Overloaded("m", 0.25), DeadlineTooShort("m", 0.25), errors.DeadlineExceeded("m", 0.25)]
+)
+def test_when_to_come_back_is_handed_over(sent: Exception) -> None:
+    _, *said = told(1, sent)
+    arrived = heard(*said)
+    assert type(arrived) is type(sent)
+    assert errors.retry_after(arrived) == 0.25
