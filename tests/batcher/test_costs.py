@@ -225,6 +225,23 @@ def test_a_size_that_was_not_run_for_long_follows_those_that_are() -> None:
     assert not table.told(32, 1.25)
 
 
+def test_what_was_measured_does_not_change_for_having_been_long_ago() -> None:
+    """The profile was another shape's, by which batching pays; here it does not."""
+    table, rng = CostTable(64), random.Random(1)
+    table.profile([(n, linear(n)) for n in (1, 2, 4, 8, 16, 32, 64) for _ in range(2)])
+    measured = (2, 3, 9, 18, 36)
+    for _ in range(60):
+        for size in measured:
+            table.observe(size, 0.003 * size)
+    for size in (4, 8, 16, 17, 33):  # few runs of each among many of one
+        for _ in range(500):
+            table.observe(2, rng.lognormvariate(0, 0.03) * 0.003 * 2)
+        for _ in range(6):
+            table.observe(size, 0.003 * size)
+    for size in measured:
+        assert table.seconds(size) == pytest.approx(0.003 * size, rel=0.1)
+
+
 def test_a_run_that_was_stopped_tells_only_that_it_takes_longer() -> None:
     table, known = learned(), learned().seconds(32)
     table.outlasted(32, known / 2)

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from headrace.batcher.admission import come_again
+from headrace.batcher.admission import come_again, come_back
 from headrace.batcher.learned import Learned
 from headrace.batcher.request import Batch, Dispatch, Drop, Reason, Request, Why
 from headrace.batcher.scheduler import Scheduler
@@ -421,6 +421,8 @@ def test_a_smaller_size_is_tried_only_if_the_rest_is_in_time(
     for n, seconds in ((1, 0.05), (2, 0.055), (4, 0.06), (8, 0.3)):
         for _ in range(2):
             table.observe(n, seconds)
+    submit(sched, 100)
+    sched.withdraw_all()  # most have no deadline
     for now in range(30):
         submit(sched, 4, now, now + patience)
         submit(sched, 4, now)
@@ -453,6 +455,34 @@ def flat(n: int) -> float:
     return 0.005 * n * (0.95 + 0.05 / n)
 
 
+@pytest.mark.parametrize("executors", [1, 2])
+def test_who_has_a_deadline_is_not_let_go_of_for_a_flood_that_has_none(executors: int) -> None:
+    """What the flood asks for is more than can be served within his time: it has more."""
+
+    def heavy(n: int) -> float:
+        return 0.005 * n
+
+    sched, served, inf = scheduler(heavy, executors), 0, float("inf")
+    running: dict[str, tuple[float, Batch]] = {}
+    for turn in range(400):
+        now = 0.001 * turn
+        submit(sched, 32 - sched.state.queued_requests, now)
+        if turn % 20 == 19:
+            submit(sched, 1, now, now + 0.05)
+        for name, (end, batch) in list(running.items()):
+            if end <= now:
+                served += sum(now < request.deadline < inf for request in batch.requests)
+                del running[name]
+                sched.complete(name, heavy(batch.rows), now=now)
+        actions = sched.step(now)
+        assert not [action for action in actions if isinstance(action, Drop)]
+        for action in actions:
+            if isinstance(action, Dispatch):
+                one = action.batch
+                running[one.executor] = now + heavy(one.rows), one
+    assert served >= 17
+
+
 @pytest.mark.parametrize(
     ("cost", "within", "rows", "brief"),
     [
@@ -477,3 +507,28 @@ def test_a_flood_leaves_time_for_those_who_have_deadlines(
     sched.complete("e0", cost(batch.rows))
     (later,) = batches(sched, 2.0)
     assert later.reason is not Reason.BRIEF, "nobody with a deadline has come for long"
+
+
+def test_batches_stay_brief_until_those_come_who_were_told_when() -> None:
+    sched = scheduler(flat)
+    submit(sched, 1, deadline=0.1)
+    submit(sched, 200, arrival=0.001)
+    (first,) = batches(sched, 0.001)
+    told = come_back(sched.state, Request("k", None, 0.001, deadline=0.101), 0.001)
+    sched.complete("e0", flat(first.rows))
+    (batch,) = batches(sched, 1.0 + told)
+    assert batch.reason is Reason.BRIEF
+    sched.complete("e0", flat(batch.rows))
+    (later,) = batches(sched, 1.1 + told)
+    assert later.reason is not Reason.BRIEF
+
+
+def test_a_flood_gives_up_nothing_for_a_deadline_that_nobody_could_meet() -> None:
+    sched = scheduler(flat)
+    submit(sched, 200)
+    (first,) = batches(sched, 0.0)
+    assert sched.submit(Request("k", None, 0.001, deadline=0.003)) is not None
+    sched.complete("e0", flat(first.rows))
+    (batch,) = batches(sched, 0.2)
+    assert batch.reason is not Reason.BRIEF
+    assert batch.rows == first.rows

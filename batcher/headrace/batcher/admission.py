@@ -250,4 +250,6 @@ def _until_empty(state: State, request: Request, now: float) -> float:
 def _in_line(state: State, request: Request, now: float, room: float) -> float:
     """Seconds after which to come back, where there is room after `room` seconds for some."""
     each = _between(state, request)
-    return state.line.back(request.caller, now, max(room, _SHORTEST_WAIT), each)
+    after = state.line.back(request.caller, now, max(room, _SHORTEST_WAIT), each)
+    state.demands.refused(request, now, after)
+    return after

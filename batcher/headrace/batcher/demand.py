@@ -16,9 +16,12 @@ _WINDOW: Final = 0.5
 _ECHO: Final = 0.2
 _SMOOTHING: Final = 0.05
 _ECHO_SMOOTHING: Final = 0.1
+_MOST: Final = 0.5
 _KEPT_KEYS: Final = 512
 # Callers with deadlines are expected again for so many seconds.
 _REMEMBERED: Final = 1.0
+# Those with up to so many times the shortest time count as having the shortest.
+_ALIKE: Final = 1.1
 
 
 class Echo:
@@ -80,15 +83,16 @@ class Echo:
 class Demand:
     """The demand for one key.
 
-    `patience` is the usual time between arrival and deadline in seconds, infinite where requests
-    have no deadline.
+    `patience` is the usual time between arrival and deadline in seconds, infinite where most
+    requests have no deadline: those are enough to make up for what the others need.
     """
 
-    __slots__ = ("_began", "_last", "_level", "echo", "key", "patience")
+    __slots__ = ("_began", "_hurried", "_last", "_level", "_usual", "echo", "key", "patience")
 
     def __init__(self, key: Hashable = None) -> None:
         self.key = key
-        self.patience = math.inf
+        self.patience = self._usual = math.inf
+        self._hurried = 0.0  # the share of requests with deadlines
         self.echo = Echo()
         self._level = 0.0
         self._began = self._last = math.nan
@@ -96,15 +100,18 @@ class Demand:
     def add(self, now: float, rows: int, patience: float) -> None:
         if math.isnan(self._began):
             self._began = self._last = now
+            self._hurried = float(patience < math.inf)
         # Arrivals are stamped where they came in, which need not be in order.
         now = max(now, self._last)
         self._level = self._level * math.exp((self._last - now) / _WINDOW) + rows / _WINDOW
         self._last = now
         self.echo.arrived(now, rows)
-        if math.isinf(patience) or math.isinf(self.patience):
-            self.patience = patience
-        else:
-            self.patience += _SMOOTHING * (patience - self.patience)
+        hurried = patience < math.inf
+        if hurried:
+            first = math.isinf(self._usual)
+            self._usual = patience if first else _smoothed(self._usual, patience)
+        self._hurried = _smoothed(self._hurried, hurried)
+        self.patience = self._usual if self._hurried >= _MOST else math.inf
 
     def answered(self, now: float, rows: int, alone: float) -> None:
         self.echo.answered(now, rows, _ECHO * alone)
@@ -115,6 +122,10 @@ class Demand:
             return 0.0
         seen = max(0.02, 1 - math.exp((self._began - now) / _WINDOW))
         return self._level * math.exp(min(0.0, self._last - now) / _WINDOW) / seen
+
+
+def _smoothed(average: float, value: float) -> float:
+    return average + _SMOOTHING * (value - average)
 
 
 class Demands:
@@ -142,8 +153,18 @@ class Demands:
         self.last = max(self.last, request.arrival)
         patience = request.deadline - request.arrival
         demand.add(request.arrival, request.rows, patience)
-        if patience < math.inf and (patience <= self._shortest or request.arrival > self._until):
-            self._shortest, self._until = patience, request.arrival + _REMEMBERED
+        self._expect(patience, request.arrival, 0.0)
+
+    def refused(self, request: Request, now: float, retry_after: float) -> None:
+        """`request` is let go of, and its caller told to come back in so many seconds."""
+        self._expect(request.deadline - request.arrival, now, retry_after)
+
+    def _expect(self, patience: float, now: float, after: float) -> None:
+        """One with so little time is here, and again after so many seconds or sooner."""
+        shortest = self.shortest(now)
+        if patience < math.inf and patience <= _ALIKE * shortest:
+            self._shortest = min(patience, shortest)
+            self._until = max(self._until, now + after + _REMEMBERED)
 
     def shortest(self, now: float) -> float:
         """The shortest time between arrival and deadline that anybody asked for lately; infinite

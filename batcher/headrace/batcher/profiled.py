@@ -51,18 +51,15 @@ class Profiled:
     ) -> None:
         """Counts the sizes that were not run `lately` among the untried ones.
 
-        What they took is put in terms of the time in which the others were measured.
+        What is known of all is then of this time: in terms of a profile whose costs fall otherwise
+        with the size, it would change as soon as other sizes are run.
         """
-        if not self._seconds:
-            self._seconds = dict(zip(map(int, sizes.tolist()), means.tolist(), strict=True))
-        run = [size not in self.untried for size in sizes.tolist()]
-        dated = np.array([a and s not in lately for a, s in zip(run, sizes.tolist(), strict=True)])
-        if not dated.any():
-            return
-        new = dated | [size not in self._seconds for size in sizes.tolist()]
-        then = means[new] / self._factors(sizes, means, weights, new)
-        self._seconds.update(zip(map(int, sizes[new].tolist()), then.tolist(), strict=True))
-        self.untried.update(map(int, sizes[dated].tolist()))
+        known = sizes.astype(int).tolist()
+        dated = {size for size in known if size not in self.untried and size not in lately}
+        if dated:
+            level = self.level(sizes, means, weights).tolist()
+            self._seconds = dict(zip(known, level, strict=True))
+            self.untried |= dated
 
     def _factors(
         self, sizes: Numbers, means: Numbers, weights: Numbers, wanted: npt.NDArray[np.bool_]
