@@ -222,7 +222,7 @@ def main() -> None:
             told = figures(http) - before
             refused = asyncio.run(burst(bare, arguments.calls, arguments.deadline))
             table.add_row(*row(ends, told, refused))
-    console = Console()
+    console = Console(width=120)
     console.print(table)
     console.print(
         "refused: on arrival; ms: from the burst's beginning until those callers knew; let go: "

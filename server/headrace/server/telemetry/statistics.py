@@ -14,6 +14,7 @@ from headrace.batcher.executor import Completion
 from headrace.batcher.observer import Observer
 from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.server.telemetry.histogram import RATIO, ROWS, SECONDS, Histogram
+from headrace.server.telemetry.refusals import Refusals
 
 # Beside the values of Why: how a request ended that was run to its end.
 MODEL_FAILED: Final = "model failed"
@@ -56,7 +57,8 @@ class ModelStatistics(Observer):
     `expected_seconds` and `actual_seconds` add up both, over batches with a prediction.
     `busy_seconds` is each executor's time with batches that have ended; `running` is since when
     those have run that have not, by executor. `hangs` counts runs that did not come back, and were
-    given up with their executors. `began`: when all was 0, nanoseconds.
+    given up with their executors. `refusals` tells the log, where it is set. `began`: when all was
+    0, nanoseconds.
     """
 
     def __init__(self) -> None:
@@ -83,14 +85,20 @@ class ModelStatistics(Observer):
         self.busy_seconds: dict[str, float] = {}
         self.running: dict[str, float] = {}
         self.hangs = 0
+        self.refusals: Refusals | None = None
 
     def rejected(self, refusal: Reject) -> None:
         self.fail.add(0.0)
-        self.ended[refusal.why.value] += 1
+        self._refused(refusal.why)
 
     def dropped(self, request: Request, why: Why, now: float) -> None:
         self.fail.add(now - request.arrival)
+        self._refused(why)
+
+    def _refused(self, why: Why) -> None:
         self.ended[why.value] += 1
+        if self.refusals is not None:
+            self.refusals.count(why)
 
     def failed(self, request: Request, now: float) -> None:
         self.fail.add(now - request.arrival)

@@ -13,6 +13,7 @@ from headrace.batcher.observer import Observer
 from headrace.batcher.request import Batch, Reject, Request, Why
 from headrace.server import errors
 from headrace.server.telemetry.calls import Calls
+from headrace.server.telemetry.refusals import Refusals
 from headrace.server.telemetry.sampling import Metadata
 from headrace.server.telemetry.statistics import ModelStatistics
 
@@ -125,6 +126,7 @@ class Watch:
 
     def observer(self, model: str, version: str, statistics: ModelStatistics) -> Observer:
         """For the runner of a version that will serve."""
+        statistics.refusals = Refusals(model, version)
         observers: list[Observer] = [statistics] if self._on else []
         if self.tracing is not None:
             observers.append(self.tracing.observer(model, version))
