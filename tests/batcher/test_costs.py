@@ -242,6 +242,20 @@ def test_what_was_measured_does_not_change_for_having_been_long_ago() -> None:
         assert table.seconds(size) == pytest.approx(0.003 * size, rel=0.1)
 
 
+def test_slow_changes_add_up_for_sizes_that_are_not_run() -> None:
+    """Each is too small to be believed by itself. A few runs of other sizes, now and then, do not
+    make them forgotten."""
+    table, slower = CostTable(64), 1.0
+    table.profile([(n, linear(n)) for n in (1, 2, 4, 8, 16, 32, 64) for _ in range(2)])
+    for other in (8, 10, 12, 14, 18, 20, 22, 24, 8, 10, 12, 14, 18, 20, 22, 24):
+        slower *= 1.05
+        for size, runs in ((16, 600), (other, 4), (16, 500)):
+            for _ in range(runs):
+                table.observe(size, slower * linear(size))
+    for size in (1, 64):
+        assert table.seconds(size) > 0.8 * slower * linear(size)
+
+
 def test_a_run_that_was_stopped_tells_only_that_it_takes_longer() -> None:
     table, known = learned(), learned().seconds(32)
     table.outlasted(32, known / 2)

@@ -83,8 +83,8 @@ class Echo:
 class Demand:
     """The demand for one key.
 
-    `patience` is the usual time between arrival and deadline in seconds, infinite where most
-    requests have no deadline: those are enough to make up for what the others need.
+    `patience` is the usual time between arrival and deadline in seconds, infinite where most rows
+    that are let in have no deadline: those are enough to make up for what the others need.
     """
 
     __slots__ = ("_began", "_hurried", "_last", "_level", "_usual", "echo", "key", "patience")
@@ -92,7 +92,7 @@ class Demand:
     def __init__(self, key: Hashable = None) -> None:
         self.key = key
         self.patience = self._usual = math.inf
-        self._hurried = 0.0  # the share of requests with deadlines
+        self._hurried = 0.0  # the share of rows with deadlines
         self.echo = Echo()
         self._level = 0.0
         self._began = self._last = math.nan
@@ -101,16 +101,21 @@ class Demand:
         if math.isnan(self._began):
             self._began = self._last = now
             self._hurried = float(patience < math.inf)
+            self.patience = self._usual = patience
         # Arrivals are stamped where they came in, which need not be in order.
         now = max(now, self._last)
         self._level = self._level * math.exp((self._last - now) / _WINDOW) + rows / _WINDOW
         self._last = now
         self.echo.arrived(now, rows)
-        hurried = patience < math.inf
-        if hurried:
-            first = math.isinf(self._usual)
-            self._usual = patience if first else _smoothed(self._usual, patience)
-        self._hurried = _smoothed(self._hurried, hurried)
+        if patience < math.inf:
+            known = self.patience < math.inf  # else the one before may have been long ago
+            gap = patience - self._usual if known else 0.0
+            self._usual = patience - (1 - _SMOOTHING) * gap
+
+    def let_in(self, rows: int, hurried: bool) -> None:
+        """A request waits that has a deadline or, not being `hurried`, none."""
+        kept = (1 - _SMOOTHING) ** rows
+        self._hurried = hurried + kept * (self._hurried - hurried)
         self.patience = self._usual if self._hurried >= _MOST else math.inf
 
     def answered(self, now: float, rows: int, alone: float) -> None:
@@ -122,10 +127,6 @@ class Demand:
             return 0.0
         seen = max(0.02, 1 - math.exp((self._began - now) / _WINDOW))
         return self._level * math.exp(min(0.0, self._last - now) / _WINDOW) / seen
-
-
-def _smoothed(average: float, value: float) -> float:
-    return average + _SMOOTHING * (value - average)
 
 
 class Demands:
@@ -154,6 +155,10 @@ class Demands:
         patience = request.deadline - request.arrival
         demand.add(request.arrival, request.rows, patience)
         self._expect(patience, request.arrival, 0.0)
+
+    def let_in(self, request: Request) -> None:
+        """Counts a request that is accepted, after it has arrived."""
+        self.of(request.key).let_in(request.rows, request.deadline < math.inf)
 
     def refused(self, request: Request, now: float, retry_after: float) -> None:
         """`request` is let go of, and its caller told to come back in so many seconds."""

@@ -139,15 +139,12 @@ def _wanted(state: State, seen: Group, now: float) -> tuple[int, Reason]:
 def _brief(state: State, seen: Group, wanted: int, now: float) -> int:
     """`wanted`, or less where callers with deadlines come among others without: not so much that
     whoever comes during the run, and then has to run himself, is late; but no less than is
-    efficient. Nothing is done for who would be late even if he ran at once."""
+    efficient."""
     shortest = state.demands.shortest(now)
     if shortest == math.inf or not math.isinf(seen.demand.patience):
         return wanted
-    plan, guard = seen.plan, seen.table.guard
-    if plan.seconds[1] * guard > shortest:
-        return wanted
-    within = plan.within(_HALF * shortest / guard, wanted)
-    return min(wanted, max(within, plan.efficient))
+    within = seen.plan.within(_HALF * shortest / seen.table.guard, wanted)
+    return min(wanted, max(within, seen.plan.efficient))
 
 
 def _equal_share(state: State, seen: Group, now: float) -> float:

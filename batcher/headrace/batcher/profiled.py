@@ -35,7 +35,9 @@ class Profiled:
         self.untried = set(seconds if untried is None else untried)
         self._seconds = dict(seconds)
 
-    def level(self, sizes: Numbers, means: Numbers, weights: Numbers) -> Numbers:
+    def level(
+        self, sizes: Numbers, means: Numbers, weights: Numbers, doubt: float = _DOUBT
+    ) -> Numbers:
         """`means` by `sizes` (ascending), where those of untried sizes are the profile's, as much
         slower or faster as what is run near them has turned out to be, by `weights`."""
         untried = np.array([size in self.untried for size in sizes.tolist()])
@@ -43,7 +45,8 @@ class Profiled:
             return means
         then = np.array([self._seconds[int(size)] for size in sizes[untried].tolist()])
         out = means.copy()
-        out[untried] = then * self._factors(sizes, means, weights, untried)
+        level = self._level(sizes, means, weights, untried)
+        out[untried] = then * np.exp(level - np.clip(level, -doubt, doubt))
         return out
 
     def date(
@@ -52,28 +55,28 @@ class Profiled:
         """Counts the sizes that were not run `lately` among the untried ones.
 
         What is known of all is then of this time: in terms of a profile whose costs fall otherwise
-        with the size, it would change as soon as other sizes are run.
+        with the size, it would change as soon as other sizes are run. Whatever became slower until
+        now is in it, however little: nobody will know of it later.
         """
         known = sizes.astype(int).tolist()
         dated = {size for size in known if size not in self.untried and size not in lately}
         if dated:
-            level = self.level(sizes, means, weights).tolist()
+            level = self.level(sizes, means, weights, doubt=0.0).tolist()
             self._seconds = dict(zip(known, level, strict=True))
             self.untried |= dated
 
-    def _factors(
+    def _level(
         self, sizes: Numbers, means: Numbers, weights: Numbers, wanted: npt.NDArray[np.bool_]
     ) -> Numbers:
-        """How much slower the `wanted` sizes are taken to be than they were, by what is run."""
+        """How much slower the `wanted` sizes are than they were by what is run, as a logarithm."""
         known = np.array(sorted(self._seconds.items()), float)
         untried = np.array([size in self.untried for size in sizes.tolist()])
         speaks = ~untried & ~wanted & (sizes >= known[0, 0]) & (sizes <= known[-1, 0])
         if not speaks.any():
-            return np.ones(int(wanted.sum()))
+            return np.zeros(int(wanted.sum()))
         expected = np.interp(sizes[speaks], known[:, 0], known[:, 1])
         ratios, logs = np.log(means[speaks] / expected), np.log(sizes)
         near = np.exp(-(((logs[speaks] - logs[wanted, None]) / _REACH) ** 2) / 2)
         kernel = weights[speaks] * near
-        level = kernel @ ratios / (kernel.sum(1) + _PRIOR)
-        factors: Numbers = np.exp(level - np.clip(level, -_DOUBT, _DOUBT))
-        return factors
+        level: Numbers = kernel @ ratios / (kernel.sum(1) + _PRIOR)
+        return level

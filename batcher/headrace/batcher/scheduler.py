@@ -67,6 +67,7 @@ class Scheduler:
             self.state.withdraw(gone.request)
         self._displaced += displaced
         request.found = self.state.queued_requests
+        self.state.demands.let_in(request)
         self.state.enqueue(request)
         return None
 

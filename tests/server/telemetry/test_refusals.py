@@ -11,6 +11,7 @@ from headrace.batcher.request import Reject, Request, Why
 from headrace.server.telemetry import refusals
 from headrace.server.telemetry.refusals import Refusals
 from headrace.server.telemetry.statistics import ModelStatistics
+from headrace.server.telemetry.watch import Watch
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ async def test_it_is_told_again_while_it_goes_on_and_then_no_more(
     await asyncio.sleep(0.1)
     assert len(caplog.messages) == 3
     told.count(Why.TOO_LATE)
-    await lines(caplog, 4)
+    assert len(await lines(caplog, 4)) == 4
 
 
 async def test_who_leaves_or_is_ended_with_the_server_is_not_told_of() -> None:
@@ -65,3 +66,10 @@ async def test_who_leaves_or_is_ended_with_the_server_is_not_told_of() -> None:
     figures.dropped(request, Why.CANCELLED, 1.0)
     figures.rejected(Reject(request, Why.DRAINING, math.inf, ""))
     assert not told._watching
+
+
+@pytest.mark.parametrize("warns", [True, False])
+def test_who_watches_decides_whether_refusals_are_told_of(warns: bool) -> None:
+    figures = ModelStatistics()
+    Watch(warns=warns).observer("resnet", "3", figures)
+    assert (figures.refusals is not None) is warns

@@ -28,6 +28,7 @@ from headrace.server.models.repository import Catalogue, ModelSource
 from headrace.server.models.served import Host, ServedModel
 from headrace.server.models.spec import TensorSpec
 from headrace.server.models.trust import external_data
+from headrace.server.telemetry.watch import Watch
 
 # Requests that wait for each executor, so that none is idle between two.
 _AHEAD = 3
@@ -130,7 +131,8 @@ async def opened(job: Job) -> AsyncIterator[Engine]:
     """The job's model, serving inside the block. Raises ConfigurationError, LoadFailed."""
     catalogue, source = find_model(job)
     operators = OperatorLibraries(job.operator_libraries)
-    host = Host(Provider(job.provider), plan_cache(job.cache_dir), operators=operators)
+    watch = Watch(warns=False)  # a full queue only means that there is enough to do
+    host = Host(Provider(job.provider), plan_cache(job.cache_dir), watch=watch, operators=operators)
     registry = Registry(catalogue, host)
     try:
         await registry.load(source.name)

@@ -58,16 +58,23 @@ class Call:
 
 class Watch:
     """`on`: without it, nothing is counted but how inference calls end. `access_log`: a line for
-    each call. `resolve`: who knows the models; until it is set, there are none."""
+    each call. `warns`: the log tells of requests that are refused, which is of use where those who
+    send them are others. `resolve`: who knows the models; until it is set, there are none."""
 
     def __init__(
-        self, tracing: Tracing | None = None, *, on: bool = True, access_log: bool = False
+        self,
+        tracing: Tracing | None = None,
+        *,
+        on: bool = True,
+        access_log: bool = False,
+        warns: bool = True,
     ) -> None:
         self.calls = Calls()
         self.tracing = tracing
         self.resolve: Resolve = lambda model, version: ("", "")
         self._on = on
         self._access_log = access_log
+        self._warns = warns
         self._counts_only = on and not access_log
 
     def begin(
@@ -126,7 +133,8 @@ class Watch:
 
     def observer(self, model: str, version: str, statistics: ModelStatistics) -> Observer:
         """For the runner of a version that will serve."""
-        statistics.refusals = Refusals(model, version)
+        if self._warns:
+            statistics.refusals = Refusals(model, version)
         observers: list[Observer] = [statistics] if self._on else []
         if self.tracing is not None:
             observers.append(self.tracing.observer(model, version))
