@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+import re
 
 import grpc
 import numpy as np
@@ -22,7 +23,7 @@ async def test_a_crowd_with_deadlines_is_refused_not_computed_for_nobody(
     models.write(
         repository,
         "slow",
-        models.slowed(models.scaled(), steps=4000),
+        models.slowed(models.scaled(), steps=16000),
         toml="max_batch_size = 1\ninstances = 1\n",
     )
     with server.serving(tmp_path / "log", repository) as running:
@@ -40,7 +41,8 @@ async def test_a_crowd_with_deadlines_is_refused_not_computed_for_nobody(
         assert outcome.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert outcome.retry_after is not None
         assert outcome.retry_after > 0
-        assert "the deadline cannot be met" in outcome.details
+        # Where runs became slow meanwhile, one run alone may be too long: that has words of its own.
+        assert re.search("the deadline (cannot be met|is .* away)", outcome.details)
     others = {type(outcome) for outcome in outcomes} - {Overloaded, InferResult}
     assert others <= {DeadlineExceeded}
     # What ran was for somebody who could still hope: far from all 400 were computed.
