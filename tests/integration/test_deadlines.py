@@ -41,7 +41,7 @@ async def test_a_crowd_with_deadlines_is_refused_not_computed_for_nobody(
         assert outcome.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert outcome.retry_after is not None
         assert outcome.retry_after > 0
-        # Where runs became slow meanwhile, one run alone may be too long: that has words of its own.
+        # Where runs became slow meanwhile, one alone may be too long: that has its own words.
         assert re.search("the deadline (cannot be met|is .* away)", outcome.details)
     others = {type(outcome) for outcome in outcomes} - {Overloaded, InferResult}
     assert others <= {DeadlineExceeded}

@@ -74,6 +74,30 @@ def test_the_screen_has_it_all() -> None:
     text = console.export_text()
     for word in ("there:8002", "m 2", "40.0", "19.8", "250", "75%", "20%", "stream sessions"):
         assert word in text, text
+    assert "not OK" not in text
+
+
+def test_the_screen_says_why_requests_were_not_answered() -> None:
+    def ends(full: int, gone: int, late: int) -> str:
+        return "\n".join(
+            (
+                f"headrace_queue_requests{{{_WHICH}}} 3",
+                f'headrace_requests_total{{{_WHICH},outcome="answered"}} {gone}',
+                f'headrace_requests_total{{{_WHICH},outcome="queue full"}} {full}',
+                f'headrace_requests_total{{{_WHICH},outcome="cancelled"}} {gone}',
+                f'headrace_requests_total{{{_WHICH},outcome="draining"}} 7',
+                f'headrace_calls_total{{reason="OK"}} {gone}',
+                f'headrace_calls_total{{reason="EXPIRED_ON_ARRIVAL"}} {late}',
+                "",
+            )
+        )
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    before, after = parse(ends(5, 1, 0), 100.0), parse(ends(9, 21, 3), 102.0)
+    console.print(show("there:8002", before, after))
+    text = console.export_text()
+    assert "\nm 2, not answered: 10.0/s cancelled, 2.0/s queue full\n" in text
+    assert "\ncalls, not OK: 1.5/s EXPIRED_ON_ARRIVAL\n" in text
 
 
 @settings(deadline=None)

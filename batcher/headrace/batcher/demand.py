@@ -16,6 +16,7 @@ _WINDOW: Final = 0.5
 _ECHO: Final = 0.2
 _SMOOTHING: Final = 0.05
 _ECHO_SMOOTHING: Final = 0.1
+# A key's callers have deadlines where more than so many of the rows that are let in do.
 _MOST: Final = 0.5
 _KEPT_KEYS: Final = 512
 # Callers with deadlines are expected again for so many seconds.

@@ -187,7 +187,8 @@ def show(address: str, before: Reading, after: Reading) -> RenderableType:
     table.add_column("model", overflow="fold", min_width=12)
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in model_rows(before, after):
+    rows = model_rows(before, after)
+    for row in rows:
         table.add_row(
             f"{row.model} {row.version}",
             f"{row.answered:.1f}",
@@ -201,7 +202,37 @@ def show(address: str, before: Reading, after: Reading) -> RenderableType:
             _number(row.cost),
             _percent(row.wasted),
         )
-    return Group(table, Text(_footer(Change(before, after))))
+    change = Change(before, after)
+    lines = [_ends(change, row.model, row.version) for row in rows]
+    lines += [_calls(change), _footer(change)]
+    return Group(table, Text("\n".join(filter(None, lines))))
+
+
+def _ends(change: Change, model: str, version: str) -> str:
+    """How the requests of a version ended that were not answered; empty where all were."""
+    which = {"model": model, "version": version}
+    found = _rates(change, "headrace_requests_total", "outcome", **which)
+    found.pop("answered", None)
+    return f"{model} {version}, not answered: {_shares(found)}" if found else ""
+
+
+def _calls(change: Change) -> str:
+    """How calls ended that were not OK, also those that came to no model; empty where all were."""
+    found = _rates(change, "headrace_calls_total", "reason")
+    found.pop("OK", None)
+    return f"calls, not OK: {_shares(found)}" if found else ""
+
+
+def _rates(change: Change, name: str, by: str, **wanted: str) -> dict[str, float]:
+    """What grew, a second, by the label `by`."""
+    values = {labels[by] for labels, _ in change.after.each(name, **wanted)}
+    rates = {value: change.rate(name, **wanted, **{by: value}) for value in values}
+    return {value: rate for value, rate in rates.items() if rate > 0}
+
+
+def _shares(rates: dict[str, float]) -> str:
+    ordered = sorted(rates.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{rate:.1f}/s {value}" for value, rate in ordered)
 
 
 def _footer(change: Change) -> str:
