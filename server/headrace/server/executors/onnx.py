@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -34,9 +33,9 @@ from headrace.server.executors.padding import Padding
 from headrace.server.executors.payload import Key, Payload
 from headrace.server.executors.running import Session, run_session
 from headrace.server.executors.session import Provider
+from headrace.server.precedence import give_way
 
 _KEPT_KEYS: Final = 16
-_NICE: Final = 5
 # Seconds. Measured: docs/performance.md, "Runs on the event loop".
 BRIEF: Final = 100e-6
 # NumPy copies arrays of so many elements without letting go of the interpreter's lock.
@@ -125,7 +124,7 @@ class OnnxExecutor:
 
     def _work(self) -> None:
         if self.kind.startswith(Provider.CPU.value):
-            _give_way()
+            give_way()
         if self._cpu is not None:
             with contextlib.suppress(OSError):  # that processor may have been taken away since
                 os.sched_setaffinity(threading.get_native_id(), {self._cpu})
@@ -209,18 +208,6 @@ class OnnxExecutor:
                 at += len(array)
             feeds.append(buffer)
         return feeds
-
-
-def _give_way() -> None:
-    """Lets the event loop go first where this thread and it want the same core.
-
-    Requests then gather in the queue, where they can be batched, rather than in the transport. With
-    a model on which batching pays, 32 callers and two cores this gave half as much throughput again
-    (docs/performance.md). Linux alone has a priority for each thread.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
 
 
 def _copy(arrays: Sequence[Array], to: Array) -> None:

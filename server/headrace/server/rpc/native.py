@@ -27,6 +27,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from headrace.batcher.promise import Promise
 from headrace.server import errors
+from headrace.server.precedence import made_first
 from headrace.server.rpc.calls import CALLER, details_of, log_unexpected
 from headrace.server.rpc.engine import KEEPALIVE_MS, MOST_PENDING, Unary
 from headrace.server.rpc.guard import shown_in
@@ -71,21 +72,24 @@ class NativeServer:
     def add_insecure_port(self, address: str) -> int:
         """Binds `address` and returns its port. Raises RuntimeError when it cannot be had."""
         try:
-            self._front = NativeGrpcFront(
-                address,
-                [(self._method, False)],
-                io_threads=_IO_THREADS,
-                client_key_metadata=CALLER,
-                call_details=True,
-                keepalive_time_ms=KEEPALIVE_MS,
-                keepalive_timeout_ms=KEEPALIVE_MS,
-                keepalive_permit_without_calls=False,
-                max_concurrent_streams=self._max_connection_calls,
-                reuse_port=self._shared_port,
-            )
+            self._front = made_first(partial(self._bound, address))
         except OSError as error:
             raise RuntimeError(str(error)) from error
         return int(self._front.bound_port)
+
+    def _bound(self, address: str) -> Any:
+        return NativeGrpcFront(
+            address,
+            [(self._method, False)],
+            io_threads=_IO_THREADS,
+            client_key_metadata=CALLER,
+            call_details=True,
+            keepalive_time_ms=KEEPALIVE_MS,
+            keepalive_timeout_ms=KEEPALIVE_MS,
+            keepalive_permit_without_calls=False,
+            max_concurrent_streams=self._max_connection_calls,
+            reuse_port=self._shared_port,
+        )
 
     def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
         """Refused by the settings before it comes to this."""

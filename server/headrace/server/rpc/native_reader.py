@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Final, Protocol
 
+from headrace.server.precedence import go_first
+
 Events = Sequence[tuple[Any, ...]]
 
 # Calls taken at once. Reading is cheap: more would only delay the first of them.
@@ -75,6 +77,7 @@ class Reader:
 
     def _read_there(self) -> None:
         assert self._loop is not None
+        go_first()
         while (events := self._front.recv_batch_details(_GROUP)) is not None:
             here = self._brief >= _OFTEN
             try:
