@@ -2,7 +2,8 @@
 
 Method, after the project's scheduling study: an exponential moving average for each size, with
 outliers clipped; a smooth curve through them (`curve.py`); and one common factor that notices when
-everything has become slower or faster.
+everything has become slower or faster. Where runs tell what processor time they took, sizes are
+learned in that, and a factor of all sizes makes seconds of it (`stretch.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from headrace.batcher import curve
 from headrace.batcher.overhead import Overhead, moved
 from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
+from headrace.batcher.stretch import Stretch
 from headrace.batcher.trials import Verdict
 from headrace.batcher.undisturbed import Undisturbed
 
@@ -40,9 +42,10 @@ _SLOWEST_GAIN: Final = 0.04
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN: Final = 4
 # Of the decisions in which another size could be tried, one in so many is for it; until so many
-# runs have told what it takes.
+# runs have told what it takes, so many decisions in a row at most.
 _TRIAL_EVERY: Final = 8
 _TOLD: Final = 3
+_SERIES: Final = 12
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
 # time. One that was not run for so long, or not since the profile, says no more of others than so
 # many runs.
@@ -53,21 +56,29 @@ _HEARSAY: Final = 0.25
 _AT_FIRST: Final = 8
 _STRIDE: Final = 2
 _MISLED: Final = 1.25
-# By so much the level of a borrowed table must be off to be worth a new one at once.
+# By so much the level of a borrowed table must be off to be worth a new one at once; by so much the
+# stretch of all runs must have changed.
 _TELLING: Final = 0.02
+_STRETCHED: Final = 0.1
 
 
 class CostTable:
     """The time of a batch of 1 to `largest` rows, for one key on one kind of executor.
 
-    `overhead` counts where sizes are chosen. It is not part of `seconds`.
+    `overhead` counts where sizes are chosen. It is not part of `seconds`. Of the means, and of all
+    that is compared with them, a second is one of `stretch`.
     """
 
-    def __init__(self, largest: int, overhead: Overhead | None = None) -> None:
+    def __init__(
+        self, largest: int, overhead: Overhead | None = None, stretch: Stretch | None = None
+    ) -> None:
         self.largest = largest
         self._overhead = overhead or Overhead()
+        self._stretch = stretch or Stretch()
+        self._stretched = self._stretch.factor  # what it was when the table was built
         self.observations = 0
         self.spread = 0.03
+        self._noise = 0.03  # as `spread`, of what is compared with the means
         self._mean: dict[int, float] = {}
         self._count: dict[int, float] = {}
         self._table: list[float] = []
@@ -85,6 +96,7 @@ class CostTable:
         self._lately: set[int] = set()
         self._looked = 0
         self._hesitated = 0
+        self._tried = self._tries = 0
         self.lone = Verdict()
         self._undisturbed = Undisturbed()
 
@@ -136,11 +148,14 @@ class CostTable:
         if rows <= self.largest and seconds > 0:
             self._undisturbed.observe(rows, seconds)
 
-    def observe(self, rows: int, seconds: float, cold: bool = False) -> bool:
+    def observe(
+        self, rows: int, seconds: float, cold: bool = False, work: float | None = None
+    ) -> bool:
         """Learns from one run. Returns whether the table was rebuilt.
 
         cold: it ran where others had run before. If it was slow this is forgotten, unless it is
-        so too often not to count.
+        so too often not to count. work: seconds of processor time that it took; None where that is
+        not known, or does not tell how long it takes.
         """
         if rows > self.largest or seconds <= 0:
             return False
@@ -149,8 +164,14 @@ class CostTable:
         if cold and seconds > expected and self._forgotten * _FORGOTTEN <= self.observations:
             self._forgotten += 1
             return False
-        ratio = seconds / max(expected, 1e-9)
-        clipped = min(seconds, _CLIP * expected) if self.observations > _FEW else seconds
+        self.spread += 0.03 * (min(1.0, abs(seconds / max(expected, 1e-9) - 1)) - self.spread)
+        if work:
+            known = self.observations > _FEW
+            self._stretch.observe(min(seconds, _CLIP * expected) if known else seconds, work)
+        expected /= self._stretched
+        work = work or seconds / self._stretched
+        ratio = work / max(expected, 1e-9)
+        clipped = min(work, _CLIP * expected) if self.observations > _FEW else work
         if rows in self._borrowed or rows in self._profiled.untried:
             self._count[rows] = 0.0
             self._profiled.untried.discard(rows)
@@ -162,7 +183,7 @@ class CostTable:
             count = self._count[rows] = 1.0
         gain = max(_SLOWEST_GAIN, 1 / count)
         self._mean[rows] = old + gain * (clipped - old)
-        self.spread += 0.03 * (min(1.0, abs(ratio - 1)) - self.spread)
+        self._noise += 0.03 * (min(1.0, abs(ratio - 1)) - self._noise)
         if count > _SEEN:  # else what was expected was a guess, which says nothing of drift
             self._follow_drift(ratio)
         self._stale += 1
@@ -171,6 +192,8 @@ class CostTable:
         # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
         due = min(max(8, self.observations // 16), 2048)
         surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
+        if abs(self._stretch.factor / self._stretched - 1) > _STRETCHED:
+            self._stale = 2048
         if not self._table or self._stale >= (due // 8 if surprised else due):
             self._build()
             return True
@@ -190,6 +213,17 @@ class CostTable:
         """To be asked once for each decision in which a size could be tried; whether it should."""
         self._hesitated += 1
         return self._hesitated % _TRIAL_EVERY == 0
+
+    def tries(self, rows: int) -> bool:
+        """To be asked as `hesitate`: whether `rows`, of which few runs have told, are run. If so
+        they are in the next decisions, too, until `told`: the first runs after larger ones find
+        caches cold, and each executor must get over that by itself."""
+        if rows != self._tried or not self._tries:
+            if not self.hesitate():
+                return False
+            self._tried, self._tries = rows, _SERIES
+        self._tries -= 1
+        return True
 
     def refresh(self) -> None:
         """Has the table tell of every run so far, which it else does ever more rarely."""
@@ -248,11 +282,11 @@ class CostTable:
         self._ratios.append(ratio)
         if self.observations <= 20:
             return
-        off = 1 + max(_OFF, _UNUSUAL * self.spread)
+        off = 1 + max(_OFF, _UNUSUAL * self._noise)
         agreed = len(self._ratios) == _IN_A_ROW and _all_outside(self._ratios, (1 / off, off))
         if agreed:
             self._drift = statistics.median(self._ratios)
-        unsteady = 1 + max(_STEADY, _CHANCE * self.spread)
+        unsteady = 1 + max(_STEADY, _CHANCE * self._noise)
         if agreed or not 1 / unsteady < self._drift < unsteady:
             for size in self._mean.keys() - self._profiled.untried:
                 self._mean[size] *= self._drift
@@ -273,11 +307,12 @@ class CostTable:
         means = self._profiled.level(np.array(sizes, float), means, weights)
         hearsay = np.array([size in self._profiled.untried for size in sizes])
         vouching = np.where(hearsay, _HEARSAY, weights)
-        seen = curve.Seen(np.array(sizes, float), means, weights, vouching, self.spread)
+        seen = curve.Seen(np.array(sizes, float), means, weights, vouching, self._noise)
         trusted = min(self._trusted or sizes[-1], self.largest)
         table = np.maximum(curve.through(seen, self.largest, trusted), 1e-9)
         table[0] = 0.0
-        self._table = table.tolist()
+        self._stretched = self._stretch.factor
+        self._table = (self._stretched * table).tolist()
 
     def scaled(self, factor: float) -> CostTable:
         """A table that starts from this one's shape, `factor` times as slow, and learns fast.
@@ -285,11 +320,11 @@ class CostTable:
         Of larger rows fewer fill a device, so that large batches may not keep what they promise,
         and take long to be found out: sizes grow step by step (`_STRIDE`).
         """
-        other = CostTable(self.largest, self._overhead)
+        other = CostTable(self.largest, self._overhead, self._stretch)
         other._trusted = _AT_FIRST
         other._borrowed = set(self._mean)
         for size in self._mean:
-            other._mean[size] = self._table[size] * factor
+            other._mean[size] = self._table[size] / self._stretched * factor
             other._count[size] = min(2.0, self._count[size])
         if other._mean:
             other._build()

@@ -9,6 +9,7 @@ from typing import Final
 
 from headrace.batcher.cost import CostTable
 from headrace.batcher.overhead import Overhead
+from headrace.batcher.stretch import Stretch
 
 # Cost grows a little slower than the number of elements, where nothing else is known.
 _ELEMENTS_EXPONENT: Final = 0.8
@@ -18,7 +19,8 @@ _KEPT_TABLES: Final = 512
 class CostModel:
     """A table for each (kind of executor, key). Executors of one kind learn from each other.
 
-    They share one `overhead`: it is the event loop's and the threads', not the executors'.
+    They share one `overhead`: it is the event loop's and the threads', not the executors'; those
+    of one kind share a stretch.
 
     `row_bytes` says how large a row of a key is: a key never seen borrows the table of the seen key
     nearest in size, scaled.
@@ -27,6 +29,7 @@ class CostModel:
     def __init__(self, largest: int) -> None:
         self.largest = largest
         self.overhead = Overhead()
+        self._stretches: dict[Hashable, Stretch] = {}
         self._tables: OrderedDict[tuple[Hashable, Hashable], tuple[CostTable, float]] = (
             OrderedDict()
         )
@@ -52,6 +55,7 @@ class CostModel:
                 if nearest is None or distance < nearest[0]:
                     nearest = (distance, table, other_bytes)
         if nearest is None:
-            return CostTable(self.largest, self.overhead)
+            stretch = self._stretches.setdefault(kind, Stretch())
+            return CostTable(self.largest, self.overhead, stretch)
         _, table, other_bytes = nearest
         return table.scaled((max(row_bytes, 1) / max(other_bytes, 1)) ** _ELEMENTS_EXPONENT)

@@ -15,7 +15,8 @@ class Completion:
 
     `results` has one entry per member, in order, when `error` is None. The three durations, in
     seconds, are measured in the executor's own thread: gathering the inputs, the run itself, and
-    handing out the outputs.
+    handing out the outputs. `work`: seconds of processor time that they took in all, where the
+    thread did all of it by itself; else None.
     """
 
     results: Sequence[Any]
@@ -23,6 +24,7 @@ class Completion:
     input_seconds: float
     infer_seconds: float
     output_seconds: float
+    work: float | None
 
     def __init__(
         self,
@@ -31,12 +33,14 @@ class Completion:
         input_seconds: float = 0.0,
         infer_seconds: float = 0.0,
         output_seconds: float = 0.0,
+        work: float | None = None,
     ) -> None:
         self.results = results
         self.error = error
         self.input_seconds = input_seconds
         self.infer_seconds = infer_seconds
         self.output_seconds = output_seconds
+        self.work = work
 
     @property
     def seconds(self) -> float:

@@ -139,8 +139,8 @@ class Batch:
     `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
     it explains the size. `expected` is the predicted time of the run in seconds, nan where nothing
     is known. `live` counts the members whose callers still wait. `cold`: it is among the first runs
-    after another team's. `undisturbed`: nothing else was here when it began. `abandoned`: it may
-    end early, or not begin.
+    after another team's, or a trial among the first after larger ones. `undisturbed`: nothing else
+    was here when it began. `abandoned`: it may end early, or not begin.
     """
 
     key: Hashable

@@ -269,7 +269,8 @@ class Runner:
             if self.state.running[batch.executor] is not batch:
                 return None  # it was given up
             now = self._clock()
-            ended = self._scheduler.complete(batch.executor, completion.seconds, now=now)
+            seconds, work = completion.seconds, completion.work
+            ended = self._scheduler.complete(batch.executor, seconds, now=now, work=work)
             actions: Sequence[Action] = ()
             try:
                 if not self._callers.aborted:  # or it would begin what is to be ended
@@ -303,8 +304,10 @@ class Runner:
         with self._lock:
             if self.state.running[batch.executor] is not batch:
                 return  # it was given up, and its callers have been told
-            seconds = completion.seconds
-            ended = self._scheduler.complete(batch.executor, seconds, failed=failed, now=now)
+            seconds, work = completion.seconds, completion.work
+            ended = self._scheduler.complete(
+                batch.executor, seconds, failed=failed, now=now, work=work
+            )
         self._callers.tell(Run(batch, completion, ended, now))
         if self._callers.aborted:
             self._end_waiting(Why.DRAINING)  # a batch of several that was stopped waits again

@@ -87,10 +87,17 @@ class Scheduler:
         return None
 
     def complete(
-        self, executor: str, seconds: float, *, failed: bool = False, now: float | None = None
+        self,
+        executor: str,
+        seconds: float,
+        *,
+        failed: bool = False,
+        now: float | None = None,
+        work: float | None = None,
     ) -> list[Request]:
-        """Frees `executor`, whose run took `seconds` and ended at `now`: as soon as it could have,
-        where that is not given. Returns the members that end with this run.
+        """Frees `executor`, whose run took `seconds`, `work` of them of the processor where that is
+        known, and ended at `now`: as soon as it could have, where that is not given. Returns the
+        members that end with this run.
 
         Those are the members whose callers still wait, unless a batch of several has failed: then
         they wait again, each half to be run without the other, and nothing ends.
@@ -99,7 +106,7 @@ class Scheduler:
         if now is None:
             now = batch.started + seconds
         if not failed:
-            self._learn(batch, seconds, now)
+            self._learn(batch, seconds, work, now)
         elif not batch.live:
             # Stopped, since everybody had left. Were nothing learned of that, a size that takes
             # longer than callers wait would be taken again and again.
@@ -132,10 +139,10 @@ class Scheduler:
         """Another was put in the place of `executor`, which had been given up."""
         self.state.restore(executor)
 
-    def _learn(self, batch: Batch, seconds: float, now: float) -> None:
+    def _learn(self, batch: Batch, seconds: float, work: float | None, now: float) -> None:
         self.state.cost.overhead.observe(batch.rows, now - batch.started - seconds)
         table = self._table(batch)
-        table.observe(batch.rows, seconds, batch.cold)
+        table.observe(batch.rows, seconds, batch.cold, work)
         if batch.undisturbed and self.state.demands.last <= batch.started:
             table.observe_undisturbed(batch.rows, seconds)
         if table.known:

@@ -14,12 +14,15 @@ from headrace.batcher.cost_model import CostModel
 from headrace.batcher.demand import Demands
 from headrace.batcher.line import Line
 from headrace.batcher.queue import Queue
-from headrace.batcher.request import Batch, Phase, Request
+from headrace.batcher.request import Batch, Phase, Reason, Request
 
 _CROWD_SMOOTHING: Final = 0.1
 _NOBODY: list[str] = []
 # So many runs it takes until a team that takes over is warm: threads sleep, caches are others'.
 _WARM: Final = 8
+# And an executor, after a run with more than so many times the rows.
+_SETTLED: Final = 2
+_ALIKE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ class State:
         self.absent: set[str] = set()
         # The team that ran last, and how many runs it has had since it took over.
         self._ran, self._runs = 0, _WARM
+        # Of each executor's last run the key and the rows, and how many were like it before.
+        self._last: dict[str, tuple[Hashable, int, int]] = {}
         self._line_up()
         self.queued_requests = 0
         self.queued_bytes = 0
@@ -235,12 +240,21 @@ class State:
         self._left(queue, batch.requests)
         if (team := self.teams[batch.executor]) != self._ran:
             self._ran, self._runs = team, 0
-        batch.cold = self._runs < _WARM
+        settled = self._settled(batch)
+        batch.cold = self._runs < _WARM or (batch.reason is Reason.TRIAL and not settled)
         batch.undisturbed = not self.device.running and not self.queued_requests
         self._runs += 1
         self.running[batch.executor] = batch
         self.device.running += 1
         self._look_for_idle()
+
+    def _settled(self, batch: Batch) -> bool:
+        """Whether the executor of `batch`, which begins, has run others like it right before. After
+        larger ones, or another key's, the caches hold what those needed."""
+        key, rows, count = self._last.get(batch.executor, (batch.key, batch.rows, _SETTLED))
+        count = count + 1 if key == batch.key and rows <= _ALIKE * batch.rows else 0
+        self._last[batch.executor] = (batch.key, batch.rows, count)
+        return count >= _SETTLED
 
     def finish(self, executor: str) -> Batch:
         """Frees `executor`. Raises KeyError when it ran nothing."""

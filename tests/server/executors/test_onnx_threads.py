@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import threading
+import time
 import weakref
 from typing import Any, cast
 
@@ -210,4 +211,27 @@ async def test_its_thread_is_bound_where_its_seat_says() -> None:
     executor = OnnxExecutor(Seat("e", "cpux2", 1, cpu), cast("Any", Session()))
     given = rows(1, 1.0)
     assert values(await run(executor, batch_of(key_of(given[0]), given))) == [[[[float(cpu)]]]]
+    await asyncio.to_thread(executor.close)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("cpu", True), ("cpux2", False), ("cuda", False)])
+async def test_it_tells_what_processor_time_a_run_took_where_that_is_all_there_is(
+    kind: str, told: bool
+) -> None:
+    class Session:
+        """Computes a little, and sleeps longer."""
+
+        def run(self, outputs: list[str], feeds: Any, options: Any = None) -> list[Array]:
+            until = time.thread_time() + 0.01
+            while time.thread_time() < until:
+                pass
+            time.sleep(0.05)
+            return [feeds["x"]]
+
+    executor = OnnxExecutor(Seat("e", kind), cast("Any", Session()))
+    given = rows(1, 1.0)
+    completion = await run(executor, batch_of(key_of(given[0]), given))
+    assert (completion.work is not None) is told
+    if completion.work is not None:
+        assert 0.01 <= completion.work <= completion.seconds - 0.05
     await asyncio.to_thread(executor.close)

@@ -76,6 +76,7 @@ class OnnxExecutor:
     ) -> None:
         self.name, self.kind, self.team, self._cpu = seat
         self._session = session
+        self._by_itself = self.kind == Provider.CPU.value  # no other thread computes, nor a device
         self._padding = padding
         self._steady = steady
         # Of the kinds seen last, the largest batches that have run, in rows.
@@ -161,7 +162,7 @@ class OnnxExecutor:
     def _attempt(self, batch: Batch, options: ort.RunOptions | None) -> Completion:
         key = batch.key
         assert isinstance(key, Key)
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         padding = self._padding_of(batch)
         feeds = self._gather(key, batch, padding)
         gathered = time.perf_counter()
@@ -169,7 +170,8 @@ class OnnxExecutor:
         ran = time.perf_counter()
         results = _scatter(key, batch, outputs, padding)
         ended = time.perf_counter()
-        return Completion(results, None, gathered - began, ran - gathered, ended - ran)
+        work = time.thread_time() - worked if self._by_itself else None
+        return Completion(results, None, gathered - began, ran - gathered, ended - ran, work)
 
     def _padding_of(self, batch: Batch) -> Padding | None:
         """How to pad `batch`; None when all members fit its key, or run alone by their own wish."""
