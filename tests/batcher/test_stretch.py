@@ -128,3 +128,27 @@ def test_a_smaller_size_is_found_out_though_its_first_runs_are_slow() -> None:
     assert ran[0] > 16, "it looks as if batching paid"
     assert max(ran[-100:]) <= 4
     assert min(ran[-100:]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("computes", "patient", "series"), [(True, True, 12), (True, False, 1), (False, True, 1)]
+)
+def test_trials_come_in_series_where_caches_count_and_nobody_is_in_a_hurry(
+    computes: bool, patient: bool, series: int
+) -> None:
+    table = CostTable(16)
+    table.observe(16, work(16), work=work(16) if computes else None)
+    asked = "".join(str(int(table.tries(4, patient))) for _ in range(7 + series + 7))
+    assert asked == "0" * 7 + "1" * series + "0" * 7
+
+
+def test_in_a_series_what_is_slow_for_caches_is_forgotten_and_nowhere_else() -> None:
+    for in_series, told in ((True, False), (False, True)):
+        table = CostTable(16)
+        for _ in range(50):
+            table.observe(16, work(16), work=work(16))
+        if in_series:
+            assert any(table.tries(4, patient=True) for _ in range(8))
+        for _ in range(3):
+            table.observe(4, 0.009, work=0.009, settled=False)
+        assert table.told(4, 1.25) is told

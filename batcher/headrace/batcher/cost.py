@@ -97,6 +97,7 @@ class CostTable:
         self._looked = 0
         self._hesitated = 0
         self._tried = self._tries = 0
+        self._computes = False  # runs tell what processor time they take
         self.lone = Verdict()
         self._undisturbed = Undisturbed()
 
@@ -149,18 +150,26 @@ class CostTable:
             self._undisturbed.observe(rows, seconds)
 
     def observe(
-        self, rows: int, seconds: float, cold: bool = False, work: float | None = None
+        self,
+        rows: int,
+        seconds: float,
+        cold: bool = False,
+        work: float | None = None,
+        settled: bool = True,
     ) -> bool:
         """Learns from one run. Returns whether the table was rebuilt.
 
         cold: it ran where others had run before. If it was slow this is forgotten, unless it is
-        so too often not to count. work: seconds of processor time that it took; None where that is
-        not known, or does not tell how long it takes.
+        so too often not to count. settled: if not, the same holds of a run in a series (`tries`).
+        work: seconds of processor time that it took; None where that is not known, or does not tell
+        how long it takes.
         """
         if rows > self.largest or seconds <= 0:
             return False
         expected = self._table[rows] if self._table else seconds
         self.observations += 1
+        cold = cold or (not settled and rows == self._tried)
+        self._computes = work is not None
         if cold and seconds > expected and self._forgotten * _FORGOTTEN <= self.observations:
             self._forgotten += 1
             return False
@@ -214,10 +223,16 @@ class CostTable:
         self._hesitated += 1
         return self._hesitated % _TRIAL_EVERY == 0
 
-    def tries(self, rows: int) -> bool:
-        """To be asked as `hesitate`: whether `rows`, of which few runs have told, are run. If so
-        they are in the next decisions, too, until `told`: the first runs after larger ones find
-        caches cold, and each executor must get over that by itself."""
+    def tries(self, rows: int, patient: bool) -> bool:
+        """To be asked as `hesitate`: whether `rows`, of which few runs have told, are run.
+
+        On a processor they are in the next decisions, too, until `told`: the first runs after
+        larger ones find caches cold, and each executor must get over that by itself. Not where
+        callers are not `patient`: many inefficient batches in a row make others late.
+        """
+        if not self._computes or not patient:
+            self._tried = self._tries = 0
+            return self.hesitate()
         if rows != self._tried or not self._tries:
             if not self.hesitate():
                 return False

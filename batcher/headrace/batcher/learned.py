@@ -202,7 +202,9 @@ def _next_slack(seen: Group, rows: int, now: float) -> float:
 def _trial(seen: Group, rows: int, most: int, now: float) -> int:
     """Another size to run than `rows`, to find out what it takes; 0 for none."""
     size = _untold(seen, rows, most, now)
-    return size if size and seen.table.tries(size) else 0
+    if not size:
+        return 0
+    return size if seen.table.tries(size, math.isinf(seen.demand.patience)) else 0
 
 
 def _untold(seen: Group, rows: int, most: int, now: float) -> int:

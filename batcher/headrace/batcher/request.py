@@ -139,8 +139,8 @@ class Batch:
     `waiting` counts the requests that were left in the queue when this batch closed: with `reason`
     it explains the size. `expected` is the predicted time of the run in seconds, nan where nothing
     is known. `live` counts the members whose callers still wait. `cold`: it is among the first runs
-    after another team's, or a trial among the first after larger ones. `undisturbed`: nothing else
-    was here when it began. `abandoned`: it may end early, or not begin.
+    after another team's. `settled`: its executor has run others like it right before.
+    `undisturbed`: nothing else was here when it began. `abandoned`: it may end early, or not begin.
     """
 
     key: Hashable
@@ -151,6 +151,7 @@ class Batch:
     waiting: int
     expected: float
     cold: bool
+    settled: bool
     undisturbed: bool
     abandoned: bool
     rows: int
@@ -174,6 +175,7 @@ class Batch:
         self.waiting = waiting
         self.expected = expected
         self.cold = self.undisturbed = self.abandoned = False
+        self.settled = True
         self.rows = sum(request.rows for request in requests)
         self.live = len(requests)
 

@@ -142,7 +142,7 @@ class Scheduler:
     def _learn(self, batch: Batch, seconds: float, work: float | None, now: float) -> None:
         self.state.cost.overhead.observe(batch.rows, now - batch.started - seconds)
         table = self._table(batch)
-        table.observe(batch.rows, seconds, batch.cold, work)
+        table.observe(batch.rows, seconds, batch.cold, work, batch.settled)
         if batch.undisturbed and self.state.demands.last <= batch.started:
             table.observe_undisturbed(batch.rows, seconds)
         if table.known:

@@ -14,7 +14,7 @@ from headrace.batcher.cost_model import CostModel
 from headrace.batcher.demand import Demands
 from headrace.batcher.line import Line
 from headrace.batcher.queue import Queue
-from headrace.batcher.request import Batch, Phase, Reason, Request
+from headrace.batcher.request import Batch, Phase, Request
 
 _CROWD_SMOOTHING: Final = 0.1
 _NOBODY: list[str] = []
@@ -240,8 +240,8 @@ class State:
         self._left(queue, batch.requests)
         if (team := self.teams[batch.executor]) != self._ran:
             self._ran, self._runs = team, 0
-        settled = self._settled(batch)
-        batch.cold = self._runs < _WARM or (batch.reason is Reason.TRIAL and not settled)
+        batch.cold = self._runs < _WARM
+        batch.settled = self._settled(batch)
         batch.undisturbed = not self.device.running and not self.queued_requests
         self._runs += 1
         self.running[batch.executor] = batch
