@@ -152,3 +152,18 @@ def test_in_a_series_what_is_slow_for_caches_is_forgotten_and_nowhere_else() -> 
         for _ in range(3):
             table.observe(4, 0.009, work=0.009, settled=False)
         assert table.told(4, 1.25) is told
+
+
+def test_once_a_series_has_told_what_is_slow_counts_again() -> None:
+    table = CostTable(16)
+    for _ in range(50):
+        table.observe(16, work(16), work=work(16))
+    assert any(table.tries(4, patient=True) for _ in range(8))
+    for _ in range(3):
+        table.observe(4, work(4), work=work(4))
+    before = table.observations
+    for _ in range(40):
+        table.observe(4, 1.5 * work(4), work=1.5 * work(4), settled=False)
+    table.refresh()
+    assert table.observations == before + 40
+    assert table.seconds(4) > 1.3 * work(4)

@@ -168,7 +168,7 @@ class CostTable:
             return False
         expected = self._table[rows] if self._table else seconds
         self.observations += 1
-        cold = cold or (not settled and rows == self._tried)
+        cold = cold or (not settled and rows == self._tried and not self.told(rows, 1.0))
         self._computes = work is not None
         if cold and seconds > expected and self._forgotten * _FORGOTTEN <= self.observations:
             self._forgotten += 1
