@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ from hypothesis import strategies as st
 from headrace.batcher.cost import CostTable, sizes_to_profile
 from headrace.batcher.cost_model import CostModel
 from headrace.batcher.curve import isotonic
-from headrace.batcher.overhead import Overhead
-from headrace.batcher.sizing import SizePlan
 
 
 def linear(n: int) -> float:
@@ -154,108 +151,6 @@ def test_after_that_a_gain_is_found_step_by_step() -> None:
     assert by_the_row(table, 64) == pytest.approx(by_the_row(table, 16))
 
 
-def profiled() -> CostTable:
-    table = CostTable(64)
-    table.profile([(n, linear(n)) for n in (1, 2, 4, 8, 16, 32, 64) for _ in range(2)])
-    return table
-
-
-def test_a_profile_of_few_runs_is_believed_at_once() -> None:
-    table = CostTable(64)
-    table.profile([(1, 0.033), (2, 0.057), (4, 0.104)])
-    assert table.seconds(2) == pytest.approx(0.057, rel=0.05)
-    assert by_the_row(table, 29) == pytest.approx(by_the_row(table, 4), rel=0.01)
-
-
-def test_what_was_only_profiled_follows_what_is_run() -> None:
-    table = profiled()
-    for _ in range(40):
-        table.observe(8, 2 * linear(8))
-    assert table.seconds(64) == pytest.approx(2 * linear(64), rel=0.2)
-    assert table.seconds(1) == pytest.approx(2 * linear(1), rel=0.2)
-
-
-def test_a_profile_stands_where_runs_agree_with_it() -> None:
-    table = profiled()
-    for _ in range(40):
-        table.observe(8, 1.08 * linear(8))
-    assert table.seconds(64) == pytest.approx(linear(64), rel=0.02)
-
-
-def test_a_size_that_was_run_itself_follows_no_other() -> None:
-    table = profiled()
-    for _ in range(40):
-        table.observe(64, linear(64))
-        table.observe(8, 2 * linear(8))
-    assert table.seconds(64) == pytest.approx(linear(64), rel=0.1)
-
-
-def test_what_is_not_run_is_not_carried_off_by_those_that_are() -> None:
-    """Short runs are thrown back by others on their cores now and then. Their costs learn of each
-    such run by themselves, and what is better than that by all sizes together: again and again."""
-    table = CostTable(64)
-    for _ in range(60):
-        for size in (1, 2, 4, 8, 16, 32, 64):
-            table.observe(size, linear(size))
-    rng = random.Random(0)
-    for _ in range(6000):
-        size = rng.choice((1, 2, 4))
-        thrown_back = 3 if rng.random() < 0.2 / size else 1
-        table.observe(size, thrown_back * rng.lognormvariate(0, 0.1) * linear(size))
-    assert table.seconds(64) > 0.85 * linear(64)
-
-
-def test_a_size_that_was_not_run_for_long_follows_those_that_are() -> None:
-    """In its own terms: what it took when it was run, as much slower as they have become since."""
-    table = CostTable(64)
-    for _ in range(60):
-        for size in (8, 16, 32):
-            table.observe(size, linear(size))
-    for _ in range(1200):
-        for size in (8, 16):
-            table.observe(size, linear(size))
-    for slower in (1.2, 1.4, 1.6, 1.8, 2.0):
-        for _ in range(200):
-            table.observe(8, slower * linear(8))
-            table.observe(16, slower * linear(16))
-    assert table.seconds(32) == pytest.approx(2 * linear(32), rel=0.25)
-    for _ in range(1200):  # smaller than all that was known: it says nothing of the level
-        table.observe(1, linear(1) / 4)
-    assert table.seconds(32) > linear(32)
-    assert not table.told(32, 1.25)
-
-
-def test_what_was_measured_does_not_change_for_having_been_long_ago() -> None:
-    """The profile was another shape's, by which batching pays; here it does not."""
-    table, rng = CostTable(64), random.Random(1)
-    table.profile([(n, linear(n)) for n in (1, 2, 4, 8, 16, 32, 64) for _ in range(2)])
-    measured = (2, 3, 9, 18, 36)
-    for _ in range(60):
-        for size in measured:
-            table.observe(size, 0.003 * size)
-    for size in (4, 8, 16, 17, 33):  # few runs of each among many of one
-        for _ in range(500):
-            table.observe(2, rng.lognormvariate(0, 0.03) * 0.003 * 2)
-        for _ in range(6):
-            table.observe(size, 0.003 * size)
-    for size in measured:
-        assert table.seconds(size) == pytest.approx(0.003 * size, rel=0.1)
-
-
-def test_slow_changes_add_up_for_sizes_that_are_not_run() -> None:
-    """Each is too small to be believed by itself. A few runs of other sizes, now and then, do not
-    make them forgotten."""
-    table, slower = CostTable(64), 1.0
-    table.profile([(n, linear(n)) for n in (1, 2, 4, 8, 16, 32, 64) for _ in range(2)])
-    for other in (8, 10, 12, 14, 18, 20, 22, 24, 8, 10, 12, 14, 18, 20, 22, 24):
-        slower *= 1.05
-        for size, runs in ((16, 600), (other, 4), (16, 500)):
-            for _ in range(runs):
-                table.observe(size, slower * linear(size))
-    for size in (1, 64):
-        assert table.seconds(size) > 0.8 * slower * linear(size)
-
-
 def test_a_run_that_was_stopped_tells_only_that_it_takes_longer() -> None:
     table, known = learned(), learned().seconds(32)
     table.outlasted(32, known / 2)
@@ -275,107 +170,6 @@ def test_tables_are_bounded_in_number() -> None:
 def test_isotonic_pools_what_decreases() -> None:
     got = isotonic(np.array([1.0, 3.0, 2.0, 4.0]), np.array([1.0, 1.0, 3.0, 1.0]))
     assert got.tolist() == [1.0, 2.25, 2.25, 4.0]
-
-
-# ---- sizes
-
-
-def plan(times: list[float]) -> SizePlan:
-    return SizePlan([0.0, *times])
-
-
-def test_where_batching_loses_rows_go_alone() -> None:
-    loses = plan([4.0 * n * (1 + 0.01 * n) for n in range(1, 33)])
-    assert loses.best(200, 32) == 1
-
-
-def test_what_a_batch_costs_besides_its_run_is_shared_by_its_rows() -> None:
-    runs = [0.0, *(4.0 * n * (1 + 0.01 * n) for n in range(1, 33))]
-    assert SizePlan(runs, overhead=0.0).best(200, 32) == 1
-    shared = SizePlan(runs, overhead=2.0)
-    assert 4 <= shared.best(200, 32) <= 16
-    assert shared.peak_rate < SizePlan(runs).peak_rate
-    assert shared.within(runs[8], 32) == 8  # answers are there when the run has ended
-
-
-def test_the_overhead_is_an_average_without_outliers() -> None:
-    overhead = Overhead()
-    for number in range(400):
-        overhead.observe(1, 1.0 if number % 50 == 0 else 0.001)
-    assert overhead.seconds == pytest.approx(0.001, rel=0.1)
-    overhead.observe(1, -1.0)  # a clock that was set back
-    assert overhead.seconds > 0
-
-
-def test_batches_do_not_grow_because_they_are_large() -> None:
-    few, many = Overhead(), Overhead()
-    for _ in range(400):
-        few.observe(4, 0.0004)
-        many.observe(64, 0.0016)  # the event loop told 64 callers
-    assert many.seconds < few.seconds
-
-
-def test_every_table_knows_the_overhead() -> None:
-    model = CostModel(32)
-    for table in (model.table("cpu", "a", 4.0), model.table("cpu", "b", 8.0)):
-        for _ in range(9):
-            for rows in (1, 2, 4, 8, 16, 32):
-                table.observe(rows, 0.004 * rows * (1 + 0.01 * rows))
-        assert table.plan is not None  # made before anything is known of the overhead
-    for _ in range(400):
-        model.overhead.observe(4, 0.002)
-    for key, row_bytes in (("a", 4.0), ("b", 8.0), ("c", 16.0)):  # the last borrows
-        found = model.table("cpu", key, row_bytes).plan
-        assert found is not None
-        assert found.best(200, 32) > 1
-
-
-def test_where_batching_is_free_all_go() -> None:
-    free = plan([2.0 + 0.001 * n for n in range(1, 33)])
-    assert free.best(32, 32) == 32
-    assert free.best(5, 5) == 5
-
-
-def test_steps_are_filled_not_exceeded() -> None:
-    """A device that pads to 8 and then to 16 wants 8 or 16, not 9."""
-    steps = plan([2.0 if n <= 8 else 4.5 for n in range(1, 17)])
-    assert steps.best(12, 12) == 8
-
-
-@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12), st.integers(1, 12))
-def test_the_size_is_as_good_as_any(gains: list[float], queue: int) -> None:
-    """Against a search over all ways to split the queue into batches."""
-    times = np.cumsum(gains).tolist()
-    sizes = plan(times)
-
-    cache: dict[int, float] = {}
-    for left in range(queue + 1):
-        cache[left] = min(
-            (left * times[k - 1] + cache[left - k] for k in range(1, min(left, len(times)) + 1)),
-            default=0.0,
-        )
-    # queue lengths are worked out on a grid: the next one up is used
-    grid = next(length for length in (1, 2, 3, 4, 5, 6, 8, 10, 12) if length >= queue)
-    if grid != queue:
-        return
-    n = sizes.best(queue, queue)
-    assert queue * times[n - 1] + cache[queue - n] <= cache[queue] * 1.0205
-
-
-def test_sustaining_is_the_smallest_size_that_keeps_up() -> None:
-    sizes = plan([linear(n) for n in range(1, 65)])
-    for rate in (100.0, 1000.0, 3000.0):
-        n = sizes.sustaining(rate)
-        assert n / linear(n) >= rate
-        assert n == 1 or (n - 1) / linear(n - 1) < rate
-    most = sizes.sustaining(1e9)
-    assert most / linear(most) >= 0.97 * sizes.peak_rate
-
-
-def test_within_is_the_largest_size_that_fits() -> None:
-    sizes = plan([1.0, 2.0, 3.0, 4.0])
-    assert [sizes.within(t, 4) for t in (0.5, 1.0, 2.5, 99.0)] == [0, 1, 2, 4]
-    assert sizes.within(99.0, 2) == 2
 
 
 def test_steps_of_a_tiled_device_are_seen_by_the_first_measurements() -> None:

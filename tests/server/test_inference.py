@@ -174,7 +174,7 @@ async def test_what_no_rows_take_says_nothing_of_rows(load: Load) -> None:
     for _ in range(20):
         await outputs(model, floats("x", 0, 3))
     assert table.observations == known
-    # Of two tables that were borrowed at once, for what runs are stretched by changes with every run.
+    # Both borrowed at one moment: by how much runs are stretched changes with every run.
     small, like_rows = (costs.table("cpu", ("never seen", n), n).seconds(1) for n in (1.0, 12.0))
     assert small == pytest.approx(like_rows * (1 / 12) ** 0.8), (
         "it borrows from rows, though none is nearer in size"

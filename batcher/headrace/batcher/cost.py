@@ -8,14 +8,14 @@ learned in that, and a factor of all sizes makes seconds of it (`stretch.py`).
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 
 from headrace.batcher import curve
+from headrace.batcher.drift import CLIP, Drift
+from headrace.batcher.exploration import Exploration
 from headrace.batcher.overhead import Overhead, moved
 from headrace.batcher.profiled import Profiled
 from headrace.batcher.sizing import SizePlan
@@ -23,29 +23,16 @@ from headrace.batcher.stretch import Stretch
 from headrace.batcher.trials import Verdict
 from headrace.batcher.undisturbed import Undisturbed
 
-# A run that takes longer than this many times what was expected counts as this many times.
-_CLIP: Final = 2.0
 _FEW: Final = 8
 _SEEN: Final = 3
 # One of a size's first runs takes less than this share of those before it: they were cold.
 _COLD: Final = 4
 _THAWED: Final = 0.75
-# Everything has become slower or faster when the recent runs, taken together, are off by a seventh,
-# and by more than that many runs are off by chance where runs are usually off by so much.
-_STEADY: Final = 0.14
-_CHANCE: Final = 1.0
-# Or when so many in a row are all off to the same side, by a tenth and more than runs usually are.
-_IN_A_ROW: Final = 5
-_OFF: Final = 0.1
-_UNUSUAL: Final = 2.5
 _SLOWEST_GAIN: Final = 0.04
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN: Final = 4
-# Of the decisions in which another size could be tried, one in so many is for it; until so many
-# runs have told what it takes, so many decisions in a row at most.
-_TRIAL_EVERY: Final = 8
+# What so many runs have told of a size is believed.
 _TOLD: Final = 3
-_SERIES: Final = 12
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
 # time. One that was not run for so long, or not since the profile, says no more of others than so
 # many runs.
@@ -60,6 +47,8 @@ _MISLED: Final = 1.25
 # stretch of all runs must have changed.
 _TELLING: Final = 0.02
 _STRETCHED: Final = 0.1
+# Tables are built anew after so many runs at the latest.
+_AT_ONCE: Final = 2048
 
 
 class CostTable:
@@ -78,12 +67,10 @@ class CostTable:
         self._stretched = self._stretch.factor  # what it was when the table was built
         self.observations = 0
         self.spread = 0.03
-        self._noise = 0.03  # as `spread`, of what is compared with the means
+        self._drift = Drift()  # of what is compared with the means
         self._mean: dict[int, float] = {}
         self._count: dict[int, float] = {}
         self._table: list[float] = []
-        self._drift = 1.0
-        self._ratios: deque[float] = deque(maxlen=_IN_A_ROW)
         self._stale = 0
         self._forgotten = 0
         self._plan: SizePlan | None = None
@@ -95,9 +82,7 @@ class CostTable:
         # Sizes that were run since the number of runs was last looked at, and what it was then.
         self._lately: set[int] = set()
         self._looked = 0
-        self._hesitated = 0
-        self._tried = self._tries = 0
-        self._computes = False  # runs tell what processor time they take
+        self.exploration = Exploration()
         self.lone = Verdict()
         self._undisturbed = Undisturbed()
 
@@ -160,7 +145,7 @@ class CostTable:
         """Learns from one run. Returns whether the table was rebuilt.
 
         cold: it ran where others had run before. If it was slow this is forgotten, unless it is
-        so too often not to count. settled: if not, the same holds of a run in a series (`tries`).
+        so too often not to count. settled: if not, the same holds of a run in a series of trials.
         work: seconds of processor time that it took; None where that is not known, or does not tell
         how long it takes.
         """
@@ -168,19 +153,26 @@ class CostTable:
             return False
         expected = self._table[rows] if self._table else seconds
         self.observations += 1
-        cold = cold or (not settled and rows == self._tried and not self.told(rows, 1.0))
-        self._computes = work is not None
+        self.exploration.computes = work is not None
+        if not settled and self.exploration.in_series(rows) and not self.told(rows, 1.0):
+            cold = True
         if cold and seconds > expected and self._forgotten * _FORGOTTEN <= self.observations:
             self._forgotten += 1
             return False
         self.spread += 0.03 * (min(1.0, abs(seconds / max(expected, 1e-9) - 1)) - self.spread)
         if work:
             known = self.observations > _FEW
-            self._stretch.observe(min(seconds, _CLIP * expected) if known else seconds, work)
-        expected /= self._stretched
-        work = work or seconds / self._stretched
-        ratio = work / max(expected, 1e-9)
-        clipped = min(work, _CLIP * expected) if self.observations > _FEW else work
+            self._stretch.observe(min(seconds, CLIP * expected) if known else seconds, work)
+        self._learn(rows, work or seconds / self._stretched, expected / self._stretched)
+        if not self._table or self._stale >= self._due(rows, expected / self._stretched):
+            self._build()
+            return True
+        return False
+
+    def _learn(self, rows: int, taken: float, expected: float) -> None:
+        """From a run that is not forgotten, both times in seconds of the stretch."""
+        ratio = taken / max(expected, 1e-9)
+        clipped = min(taken, CLIP * expected) if self.observations > _FEW else taken
         if rows in self._borrowed or rows in self._profiled.untried:
             self._count[rows] = 0.0
             self._profiled.untried.discard(rows)
@@ -190,23 +182,31 @@ class CostTable:
         if 1 < count <= _COLD and clipped < (old if count == 2 else _THAWED * old):
             # A size's first runs may find caches and memory cold, and say no more then.
             count = self._count[rows] = 1.0
-        gain = max(_SLOWEST_GAIN, 1 / count)
-        self._mean[rows] = old + gain * (clipped - old)
-        self._noise += 0.03 * (min(1.0, abs(ratio - 1)) - self._noise)
-        if count > _SEEN:  # else what was expected was a guess, which says nothing of drift
-            self._follow_drift(ratio)
+        self._mean[rows] = old + max(_SLOWEST_GAIN, 1 / count) * (clipped - old)
         self._stale += 1
+        self._drift.missed(ratio)
+        if count > _SEEN:  # else what was expected was a guess, which says nothing of drift
+            self._change(self._drift.follow(ratio, self.observations))
         if self._trusted:
             self._make_own(rows, ratio)
-        # Rebuilding costs about a millisecond: ever more rarely, unless something has changed.
-        due = min(max(8, self.observations // 16), 2048)
-        surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
+
+    def _change(self, factor: float | None) -> None:
+        """Everything has become slower or faster by `factor`."""
+        if factor is not None:
+            for size in self._mean.keys() - self._profiled.untried:
+                self._mean[size] *= factor
+            self._stale = _AT_ONCE
+
+    def _due(self, rows: int, expected: float) -> int:
+        """After how many runs, the last one of `rows`, the table is to be built anew.
+
+        That costs about a millisecond: ever more rarely, unless something has changed.
+        """
         if abs(self._stretch.factor / self._stretched - 1) > _STRETCHED:
-            self._stale = 2048
-        if not self._table or self._stale >= (due // 8 if surprised else due):
-            self._build()
-            return True
-        return False
+            return 0
+        due = min(max(8, self.observations // 16), _AT_ONCE)
+        surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
+        return due // 8 if surprised else due
 
     def told(self, rows: int, reach: float) -> bool:
         """Whether enough runs have told what sizes near `rows` take, up to `reach` times as large.
@@ -217,28 +217,6 @@ class CostTable:
         """
         near = (size for size in self._mean if 0.75 * rows <= size <= reach * rows)
         return any(self._count[n] >= _TOLD and n not in self._profiled.untried for n in near)
-
-    def hesitate(self) -> bool:
-        """To be asked once for each decision in which a size could be tried; whether it should."""
-        self._hesitated += 1
-        return self._hesitated % _TRIAL_EVERY == 0
-
-    def tries(self, rows: int, patient: bool) -> bool:
-        """To be asked as `hesitate`: whether `rows`, of which few runs have told, are run.
-
-        On a processor they are in the next decisions, too, until `told`: the first runs after
-        larger ones find caches cold, and each executor must get over that by itself. Not where
-        callers are not `patient`: many inefficient batches in a row make others late.
-        """
-        if not self._computes or not patient:
-            self._tried = self._tries = 0
-            return self.hesitate()
-        if rows != self._tried or not self._tries:
-            if not self.hesitate():
-                return False
-            self._tried, self._tries = rows, _SERIES
-        self._tries -= 1
-        return True
 
     def refresh(self) -> None:
         """Has the table tell of every run so far, which it else does ever more rarely."""
@@ -261,7 +239,7 @@ class CostTable:
         One of them may have been asked for what takes for ever; many are what a batch takes.
         """
         if self._table and rows <= self.largest and seconds > self._table[rows]:
-            self.observe(rows, min(seconds, _CLIP * self._table[rows]))
+            self.observe(rows, min(seconds, CLIP * self._table[rows]))
 
     def _make_own(self, rows: int, ratio: float) -> None:
         """The first size that is run says how far off the borrowed level was, the second whether
@@ -278,36 +256,18 @@ class CostTable:
                     del self._mean[size], self._count[size]
                 self._profiled = Profiled({})
             self._borrowed.clear()
-            self._stale = 2048
+            self._stale = _AT_ONCE
         elif self._borrowed and self.observations <= _FEW:
             level = ratio ** (1 / self.observations)
             for size in self._borrowed:
                 self._mean[size] *= level
             if abs(level - 1) > _TELLING:
-                self._stale = 2048
+                self._stale = _AT_ONCE
         elif self._borrowed and not self._profiled.untried:
             self._profiled = Profiled(self._mean, self._borrowed)
         if 0 < self._trusted < _STRIDE * rows:
             self._trusted = _STRIDE * rows
-            self._stale = 2048
-
-    def _follow_drift(self, ratio: float) -> None:
-        ratio = min(_CLIP, ratio)
-        self._drift += 0.1 * (ratio - self._drift)
-        self._ratios.append(ratio)
-        if self.observations <= 20:
-            return
-        off = 1 + max(_OFF, _UNUSUAL * self._noise)
-        agreed = len(self._ratios) == _IN_A_ROW and _all_outside(self._ratios, (1 / off, off))
-        if agreed:
-            self._drift = statistics.median(self._ratios)
-        unsteady = 1 + max(_STEADY, _CHANCE * self._noise)
-        if agreed or not 1 / unsteady < self._drift < unsteady:
-            for size in self._mean.keys() - self._profiled.untried:
-                self._mean[size] *= self._drift
-            self._drift = 1.0
-            self._ratios.clear()
-            self._stale = 2048
+            self._stale = _AT_ONCE
 
     def _build(self) -> None:
         self._stale = 0
@@ -322,7 +282,7 @@ class CostTable:
         means = self._profiled.level(np.array(sizes, float), means, weights)
         hearsay = np.array([size in self._profiled.untried for size in sizes])
         vouching = np.where(hearsay, _HEARSAY, weights)
-        seen = curve.Seen(np.array(sizes, float), means, weights, vouching, self._noise)
+        seen = curve.Seen(np.array(sizes, float), means, weights, vouching, self._drift.noise)
         trusted = min(self._trusted or sizes[-1], self.largest)
         table = np.maximum(curve.through(seen, self.largest, trusted), 1e-9)
         table[0] = 0.0
@@ -344,11 +304,6 @@ class CostTable:
         if other._mean:
             other._build()
         return other
-
-
-def _all_outside(ratios: Iterable[float], steady: tuple[float, float]) -> bool:
-    """Whether all of them are below `steady`, or all of them above."""
-    return max(ratios) < steady[0] or min(ratios) > steady[1]
 
 
 def sizes_to_profile(largest: int) -> list[int]:

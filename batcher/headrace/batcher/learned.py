@@ -204,7 +204,7 @@ def _trial(seen: Group, rows: int, most: int, now: float) -> int:
     size = _untold(seen, rows, most, now)
     if not size:
         return 0
-    return size if seen.table.tries(size, math.isinf(seen.demand.patience)) else 0
+    return size if seen.table.exploration.due_of(size, math.isinf(seen.demand.patience)) else 0
 
 
 def _untold(seen: Group, rows: int, most: int, now: float) -> int:

@@ -123,7 +123,7 @@ def _taken_over(ours: CostTable, theirs: CostTable, rows: float) -> bool:
         return False
     size = theirs.plan.best(rows, theirs.largest)
     if not theirs.told(size, max(_NEAR, rows / size)):
-        return theirs.hesitate()
+        return theirs.exploration.due()
     return not _CROWD.due(ours.observations + theirs.observations)
 
 
