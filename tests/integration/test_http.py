@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import urllib.request
 
 import numpy as np
 import pytest
@@ -45,7 +46,17 @@ def test_what_is_no_http_is_told_in_a_line(tmp_path: pathlib.Path) -> None:
     told = [record for record in running.log() if "no HTTP/1" in record["message"]]
     assert told
     assert all(record["level"] == "warning" for record in told)
-    assert not any("exception" in record or "Traceback" in record["message"] for record in told)
+    for record in told:
+        assert "exception" not in record
+        assert not any(part in record["message"] for part in ("Traceback", "\\x", "PRI *"))
+
+
+def test_answers_name_the_server_and_not_what_it_is_made_of(tmp_path: pathlib.Path) -> None:
+    models.write(tmp_path / "models", "m", models.scaled())
+    with server.serving(tmp_path / "log", tmp_path / "models") as running:
+        for path in ("/v2/health/live", "/metrics"):
+            with urllib.request.urlopen(f"http://{running.http}{path}") as answer:
+                assert answer.headers["Server"] == "headrace"
 
 
 def test_metrics_count_what_happened(tmp_path: pathlib.Path) -> None:

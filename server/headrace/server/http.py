@@ -37,12 +37,18 @@ class _InALine(logging.Filter):
         if isinstance(error, HttpProcessingError):
             record.levelno, record.levelname = logging.WARNING, "WARNING"
             record.msg += ": no HTTP/1 (gRPC has a port of its own): %s"
-            record.args = (*(record.args or ()), " ".join(error.message.split()))
+            said = error.message.partition("\n")[0].rstrip(" :")  # and then what came, in part
+            record.args = (*(record.args or ()), said)
             record.exc_info = None
         return True
 
 
 _log.addFilter(_InALine())
+
+
+async def _without_versions(_: web.Request, response: web.StreamResponse) -> None:
+    """Nobody needs to know which libraries answer, nor which of their faults."""
+    response.headers["Server"] = "headrace"
 
 
 class HttpServer:
@@ -63,6 +69,7 @@ class HttpServer:
         self._tls = tls
         self._text = PrometheusText()
         app = web.Application()
+        app.on_response_prepare.append(_without_versions)
         app.router.add_get("/", self._index)
         app.router.add_get("/v2/health/live", self._live)
         app.router.add_get("/v2/health/ready", self._ready)

@@ -279,6 +279,31 @@ def test_all_errors_of_a_toml_at_once(folder: pathlib.Path) -> None:
         assert key in said
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_batch_size = true", "max_batch_size: expected a valid integer, got true"),
+        ('max_batch_size = "16"', 'max_batch_size: expected a valid integer, got "16"'),
+        ("timeout = '1'", 'timeout: expected a valid number, got "1"'),
+        ("instances = 0", "instances: expected greater than or equal to 1, got 0"),
+        ("provider = 'tpu'", "provider: expected 'auto', 'cpu' or 'cuda', got \"tpu\""),
+        ("preferred_batch_sizes = [4, '8']", "preferred_batch_sizes.1: expected a valid integer, "),
+        ("versions = ['1']", "versions: expected 'all' or a list of numbers from 1, got "),
+        ("[[state]]\ninput = 1\noutput = 'b'", "state.0.input: expected a valid string, got 1"),
+    ],
+)
+def test_a_toml_says_what_was_expected_and_what_came(
+    folder: pathlib.Path, text: str, said: str
+) -> None:
+    with pytest.raises(LoadFailed) as caught:
+        toml(folder, text)
+    assert str(caught.value).startswith(f"model.toml: {said}")
+
+
+def test_seconds_may_be_whole(folder: pathlib.Path) -> None:
+    assert toml(folder, "timeout = 2").timeout == 2.0
+
+
 def test_a_toml_that_cannot_be_parsed_names_the_line(folder: pathlib.Path) -> None:
     with pytest.raises(LoadFailed, match=r"^model\.toml: .*line 2"):
         toml(folder, "instances = 1\ninstances = = 2")

@@ -121,6 +121,17 @@ def test_a_file_that_is_no_model(tmp_path: pathlib.Path) -> None:
     assert refused(path) == f"MODEL: expected an .onnx file or a folder, got {path}"
 
 
+@pytest.mark.parametrize(
+    ("other", "told"), [("2/model.onnx", False), ("old/1/model.onnx", True), ("notes/a", False)]
+)
+def test_models_within_a_model_are_told_of_and_its_versions_are_none(
+    tmp_path: pathlib.Path, other: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    Catalogue([touch(tmp_path, "net/1/model.onnx", f"net/{other}") / "net"])
+    assert ("the models in it are not: old" in caplog.text) is told
+    assert bool(caplog.records) is told
+
+
 def test_a_folder_without_models_is_described(tmp_path: pathlib.Path) -> None:
     assert refused(tmp_path).endswith(": it holds nothing")
     touch(tmp_path, *"fedcba")
@@ -157,16 +168,18 @@ def test_a_model_without_versions_is_version_1(tmp_path: pathlib.Path) -> None:
     assert ModelSource("net", tmp_path).files(ModelOptions()) == {1: tmp_path / "model.onnx"}
 
 
-@pytest.mark.parametrize("entry", ["0/model.onnx", "v1/model.onnx", "1/net.onnx"])
+@pytest.mark.parametrize(
+    ("entry", "got"),
+    [("0/model.onnx", "0"), ("v1/model.onnx", "v1"), ("1/net.onnx", "1/ with net.onnx")],
+)
 def test_a_folder_without_a_version_says_what_was_expected(
-    tmp_path: pathlib.Path, entry: str
+    tmp_path: pathlib.Path, entry: str, got: str
 ) -> None:
     folder = touch(tmp_path, f"net/{entry}") / "net"
     with pytest.raises(LoadFailed) as caught:
         versions(folder)
     assert str(caught.value) == (
-        "expected <version>/model.onnx in net, with a version that is a number from 1, "
-        f"got {entry.split('/')[0]}"
+        f"expected <version>/model.onnx in net, with a version that is a number from 1, got {got}"
     )
 
 

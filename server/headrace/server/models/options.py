@@ -5,6 +5,7 @@ Two forms are read: Triton's `config.pbtxt`, and our own `model.toml`. Both beco
 
 from __future__ import annotations
 
+import json
 import pathlib
 import tomllib
 from collections.abc import Mapping
@@ -129,39 +130,41 @@ class ModelOptions:
 class _TomlState(BaseModel):
     """One [[state]] of model.toml."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     input: str
     output: str
     batch_axis: int | None = Field(default=None, ge=0)
-    dims: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    dims: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, strict=False)
     initial: Literal["zeros"] = "zeros"
 
 
 class _Toml(BaseModel):
-    """The keys of model.toml. Anything else is an error."""
+    """The keys of model.toml. Anything else is an error, and so is `true` or "16" for a number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     max_batch_size: int | None = Field(default=None, ge=0)
     instances: int | None = Field(default=None, ge=1)
     cpu_helpers: int = Field(default=0, ge=0)
     intra_op_threads: int | None = Field(default=None, ge=1)
     inter_op_threads: int | None = Field(default=None, ge=1)
-    provider: Provider | None = None
+    provider: Provider | None = Field(default=None, strict=False)
     device_id: int = Field(default=0, ge=0)
     filename: str = "model.onnx"
     versions: Literal["all"] | Annotated[list[int], Field(min_length=1)] | None = None
     timeout: float | None = Field(default=None, gt=0)
     latency_objective: float | None = Field(default=None, gt=0)
     max_queued_requests: int | None = Field(default=None, ge=1)
-    preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    preferred_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), strict=False)
     max_delay: float | None = Field(default=None, ge=0)
     padding: Literal["auto", "off"] = "auto"
     state: list[_TomlState] = Field(default_factory=list)
     constants: dict[str, Any] = Field(default_factory=dict)
     max_sequence_idle: float | None = Field(default=None, gt=0)
-    operator_libraries: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    operator_libraries: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), strict=False
+    )
     quality: QualityOptions | None = None
     hang_seconds: float | None = Field(default=None, gt=0)
 
@@ -200,7 +203,9 @@ def _from_toml(path: pathlib.Path) -> ModelOptions:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LoadFailed(f"{path.name}: {error}") from error
     except ValidationError as error:
-        raise LoadFailed(f"{path.name}: " + "; ".join(map(_line, error.errors()))) from error
+        raise LoadFailed(
+            f"{path.name}: " + "; ".join(dict.fromkeys(map(_line, error.errors())))
+        ) from error
     _check_inside("filename", values.filename)
     given = values.model_dump(exclude={"versions", "state", "quality"})
     given["quality"] = values.quality
@@ -220,7 +225,14 @@ def _line(error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{where}: no such key{meant(str(error['loc'][-1]), _Toml.model_fields)}"
-    return f"{where}: {error['msg']}"
+    if error["loc"][0] == "versions":  # one error for each thing that it is not
+        return f"versions: expected 'all' or a list of numbers from 1, {_got(error['input'])}"
+    expected = error["msg"].replace("Input should be", "expected", 1)
+    return f"{where}: {expected}, {_got(error['input'])}"
+
+
+def _got(value: Any) -> str:
+    return f"got {json.dumps(value, default=str)}"
 
 
 def from_config(config: pb.ModelConfig, name: str) -> ModelOptions:
