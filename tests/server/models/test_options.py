@@ -9,13 +9,9 @@ import pytest
 
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
-from headrace.server.models.options import (
-    ModelOptions,
-    TensorDeclaration,
-    VersionPolicy,
-    from_json,
-    read_options,
-)
+from headrace.server.models.options import ModelOptions, TensorDeclaration, VersionPolicy
+from headrace.server.models.repository import read_options
+from headrace.server.models.triton_config import from_json
 
 
 @pytest.fixture

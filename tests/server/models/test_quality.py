@@ -10,7 +10,8 @@ import pytest
 
 from headrace.inference.v2 import model_config_pb2 as config_pb
 from headrace.server.errors import LoadFailed
-from headrace.server.models.options import from_config, read_options
+from headrace.server.models.repository import read_options
+from headrace.server.models.triton_config import from_config
 from headrace.server.quality.options import QualityOptions
 from server import graphs
 from server.conftest import Load

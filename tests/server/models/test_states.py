@@ -17,8 +17,9 @@ from headrace.server.errors import LoadFailed
 from headrace.server.executors.onnx import OnnxExecutor, Seat
 from headrace.server.executors.payload import Payload
 from headrace.server.models.controls import ControlDeclaration, ControlKind
-from headrace.server.models.options import ModelOptions, read_options
+from headrace.server.models.options import ModelOptions
 from headrace.server.models.probe import probe
+from headrace.server.models.repository import read_options
 from headrace.server.models.spec import ModelSpec, TensorSpec, read_spec
 from headrace.server.models.states import StateDeclaration, StateSpec, propose_states
 from server import graphs

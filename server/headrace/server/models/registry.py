@@ -17,9 +17,10 @@ from headrace.server.errors import (
     ServerError,
 )
 from headrace.server.models import served
-from headrace.server.models.options import ModelOptions, from_json
+from headrace.server.models.options import ModelOptions
 from headrace.server.models.repository import Catalogue, ModelSource
 from headrace.server.models.served import Host, ServedModel
+from headrace.server.models.triton_config import from_json
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.server.errors import ConfigurationError, LoadFailed
-from headrace.server.models.options import ModelOptions, read_options
+from headrace.server.models.model_toml import from_toml
+from headrace.server.models.options import ModelOptions
+from headrace.server.models.triton_config import from_pbtxt
 from headrace.server.models.trust import check_external_data, check_links
 
 _log = logging.getLogger(__name__)
@@ -197,3 +199,16 @@ def _contents(path: pathlib.Path) -> str:
     names = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return shown or "nothing"
+
+
+def read_options(folder: pathlib.Path) -> ModelOptions:
+    """The configuration beside a model's versions; all defaults when there is none.
+
+    Raises LoadFailed naming the file and the key.
+    """
+    pbtxt, toml = folder / "config.pbtxt", folder / "model.toml"
+    if pbtxt.exists() and toml.exists():
+        raise LoadFailed(f"{folder.name} has both config.pbtxt and model.toml: keep one")
+    if pbtxt.exists():
+        return from_pbtxt(pbtxt)
+    return from_toml(toml) if toml.exists() else ModelOptions()
