@@ -57,7 +57,7 @@ def test_trials_come_in_series_where_caches_count_and_nobody_is_in_a_hurry(
     assert asked == "0" * 7 + "1" * series + "0" * 7
 
 
-def test_a_series_ends_where_another_size_is_in_question() -> None:
+def test_a_series_ends_where_that_of_another_size_begins() -> None:
     exploration = Exploration()
     exploration.computes = True
     assert [exploration.due_of(4, patient=True) for _ in range(8)][-1]

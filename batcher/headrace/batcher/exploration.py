@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# Of the decisions in which another size could be tried, one in so many is for it; in a series so
-# many in a row at most, and none of them for another size.
+# Of the decisions in which another size could be tried, one in so many is for it, and begins a
+# series of so many at most. It goes on after decisions in which another size was in question.
 _EVERY: Final = 8
 _SERIES: Final = 12
 

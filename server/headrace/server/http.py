@@ -37,8 +37,7 @@ class _InALine(logging.Filter):
         if isinstance(error, HttpProcessingError):
             record.levelno, record.levelname = logging.WARNING, "WARNING"
             record.msg += ": no HTTP/1 (gRPC has a port of its own): %s"
-            said = error.message.partition("\n")[0].rstrip(" :")  # and then what came, in part
-            record.args = (*(record.args or ()), said)
+            record.args = (*(record.args or ()), type(error).__name__)  # its text has what came
             record.exc_info = None
         return True
 

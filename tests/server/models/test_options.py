@@ -278,14 +278,37 @@ def test_all_errors_of_a_toml_at_once(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("max_batch_size = true", "max_batch_size: expected a valid integer, got true"),
-        ('max_batch_size = "16"', 'max_batch_size: expected a valid integer, got "16"'),
-        ("timeout = '1'", 'timeout: expected a valid number, got "1"'),
+        ("max_batch_size = true", "max_batch_size: expected a whole number, got true"),
+        ('max_batch_size = "zwö"', 'max_batch_size: expected a whole number, got "zwö"'),
+        ("max_batch_size = 2.0", "max_batch_size: expected a whole number, got 2.0"),
+        ("timeout = '1'", 'timeout: expected a number, got "1"'),
         ("instances = 0", "instances: expected greater than or equal to 1, got 0"),
         ("provider = 'tpu'", "provider: expected 'auto', 'cpu' or 'cuda', got \"tpu\""),
-        ("preferred_batch_sizes = [4, '8']", "preferred_batch_sizes.1: expected a valid integer, "),
-        ("versions = ['1']", "versions: expected 'all' or a list of numbers from 1, got "),
-        ("[[state]]\ninput = 1\noutput = 'b'", "state.0.input: expected a valid string, got 1"),
+        ("preferred_batch_sizes = 8", "preferred_batch_sizes: expected an array, got 8"),
+        (
+            "preferred_batch_sizes = [4, '8']",
+            'preferred_batch_sizes.1: expected a whole number, got "8"',
+        ),
+        (
+            "versions = ['1']",
+            'versions: expected \'all\', got ["1"]; versions.0: expected a whole number, got "1"',
+        ),
+        (
+            "versions = [0]",
+            "versions: expected 'all', got [0]; "
+            "versions.0: expected greater than or equal to 1, got 0",
+        ),
+        ("state = 1", "state: expected an array, got 1"),
+        ("[[state]]\ninput = 1\noutput = 'b'", "state.0.input: expected text, got 1"),
+        ("[[state]]\ninput = 'a'", "state.0.output: required, and not there"),
+        (
+            "[[state]]\ninput = 'a'\noutput = 'b'\ninital = 'zeros'",
+            "state.0.inital: no such key (is initial meant?)",
+        ),
+        ("quality = 3", "quality: expected a table, got 3"),
+        ("[quality]\nwindow = '100'", 'quality.window: expected a whole number, got "100"'),
+        ("[quality]\ndrift = 'yes'", 'quality.drift: expected true or false, got "yes"'),
+        ("[quality]\nwindo = 100", "quality.windo: no such key (is window meant?)"),
     ],
 )
 def test_a_toml_says_what_was_expected_and_what_came(
@@ -293,7 +316,7 @@ def test_a_toml_says_what_was_expected_and_what_came(
 ) -> None:
     with pytest.raises(LoadFailed) as caught:
         toml(folder, text)
-    assert str(caught.value).startswith(f"model.toml: {said}")
+    assert str(caught.value) == f"model.toml: {said}"
 
 
 def test_seconds_may_be_whole(folder: pathlib.Path) -> None:

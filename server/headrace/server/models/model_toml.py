@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import tomllib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
-from headrace.server.mistyped import meant
+from headrace.server.mistyped import wrong_keys
 from headrace.server.models.options import ModelOptions, VersionPolicy, check_inside
 from headrace.server.models.states import StateDeclaration
 from headrace.server.quality.options import QualityOptions
+
+_Versions = Literal["all"] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 class _TomlState(BaseModel):
@@ -42,7 +44,7 @@ class _Toml(BaseModel):
     provider: Provider | None = Field(default=None, strict=False)
     device_id: int = Field(default=0, ge=0)
     filename: str = "model.onnx"
-    versions: Literal["all"] | Annotated[list[int], Field(min_length=1)] | None = None
+    versions: _Versions | None = None
     timeout: float | None = Field(default=None, gt=0)
     latency_objective: float | None = Field(default=None, gt=0)
     max_queued_requests: int | None = Field(default=None, ge=1)
@@ -66,9 +68,7 @@ def from_toml(path: pathlib.Path) -> ModelOptions:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LoadFailed(f"{path.name}: {error}") from error
     except ValidationError as error:
-        raise LoadFailed(
-            f"{path.name}: " + "; ".join(dict.fromkeys(map(_line, error.errors())))
-        ) from error
+        raise LoadFailed(f"{path.name}: {wrong_keys(error, _known)}") from error
     check_inside("filename", values.filename)
     given = values.model_dump(exclude={"versions", "state", "quality"})
     given["quality"] = values.quality
@@ -84,15 +84,7 @@ def from_toml(path: pathlib.Path) -> ModelOptions:
     return ModelOptions(**given)
 
 
-def _line(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such key{meant(str(error['loc'][-1]), _Toml.model_fields)}"
-    if error["loc"][0] == "versions":  # one error for each thing that it is not
-        return f"versions: expected 'all' or a list of numbers from 1, {_got(error['input'])}"
-    expected = error["msg"].replace("Input should be", "expected", 1)
-    return f"{where}: {expected}, {_got(error['input'])}"
-
-
-def _got(value: Any) -> str:
-    return f"got {json.dumps(value, default=str)}"
+def _known(table: str) -> Iterable[str]:
+    """The keys of `table`, which is empty for those that are in none."""
+    tables = {"state": _TomlState.model_fields, "quality": QualityOptions.model_fields}
+    return tables.get(table, _Toml.model_fields)

@@ -56,11 +56,11 @@ class ModelSource:
             raise LoadFailed(f"{self.path}: no such model folder any more")
         versions = self._versions(options)
         if not any(file.is_file() for file in versions.values()):
-            files = {file.parent: file for file in versions.values() if file.parent.is_dir()}
-            got = "; ".join(f"{v.name}/ with {_contents(v)}" for v in list(files)[:3])
+            newest = max((n for n in versions if (self.path / str(n)).is_dir()), default=None)
+            there = f"; in {newest}/ {_contents(self.path / str(newest))}" if newest else ""
             raise LoadFailed(
                 f"expected <version>/{options.filename} in {self.path.name}, with a version that "
-                f"is a number from 1, got {got or _contents(self.path)}"
+                f"is a number from 1, got {_contents(self.path)}{there}"
             )
         chosen = options.versions.choose(list(versions))
         if not chosen:
@@ -182,11 +182,17 @@ def _is_model(path: pathlib.Path) -> bool:
 
 
 def _warn_of_hidden_models(path: pathlib.Path) -> None:
-    inside = (f for f in sorted(path.iterdir()) if f.is_dir() and not f.name.isdecimal())
-    hidden = [f.name for f in inside if _is_model(f)]
+    hidden = [f.name for f in sorted(path.iterdir()) if f.is_dir() and _is_hidden(f)]
     if hidden:
         names = ", ".join(hidden)
         _log.warning("%s is served as one model; the models in it are not: %s", path, names)
+
+
+def _is_hidden(folder: pathlib.Path) -> bool:
+    """Whether `folder`, in a model's, is a model rather than one of its versions."""
+    if folder.name.isdecimal():
+        return any(f.is_dir() and f.name.isdecimal() for f in folder.iterdir())
+    return _is_model(folder)
 
 
 def _what_is(path: pathlib.Path) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.server.errors import LoadFailed
+from headrace.server.mistyped import wrong_keys
 
 Task = Literal["classification", "regression"]
 
@@ -24,11 +25,11 @@ class QualityOptions(BaseModel):
     window, the first `reference` rows.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     task: Task | None = None
     output: str = ""
-    classes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     axis: int = -1
     threshold: float = 0.5
     sample: float = Field(default=1.0, gt=0, le=1)
@@ -47,5 +48,5 @@ def from_text(key: str, text: str) -> QualityOptions:
     except tomllib.TOMLDecodeError as error:
         raise LoadFailed(f"{key}: {error}") from error
     except ValidationError as error:
-        lines = [f"{key}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise LoadFailed("; ".join(lines)) from error
+        said = wrong_keys(error, lambda table: QualityOptions.model_fields)
+        raise LoadFailed(f"{key}: {said}") from error
