@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.server.errors import LoadFailed
 from headrace.server.executors.session import Provider
-from headrace.server.mistyped import wrong_keys
 from headrace.server.models.options import ModelOptions, VersionPolicy, check_inside
 from headrace.server.models.states import StateDeclaration
 from headrace.server.quality.options import QualityOptions
+from headrace.server.wrong_keys import wrong_keys
 
 _Versions = Literal["all"] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 

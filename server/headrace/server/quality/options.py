@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.server.errors import LoadFailed
-from headrace.server.mistyped import wrong_keys
+from headrace.server.wrong_keys import wrong_keys
 
 Task = Literal["classification", "regression"]
 

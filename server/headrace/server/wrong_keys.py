@@ -1,0 +1,44 @@
+"""What is told of keys of a configuration that are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from headrace.server.mistyped import meant
+
+# In TOML's words, where pydantic has Python's.
+_EXPECTED: Final = {
+    "list_type": "an array",
+    "tuple_type": "an array",
+    "model_type": "a table",
+    "literal_error": "{expected}",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+}
+
+
+def wrong_keys(error: ValidationError, known: Callable[[str], Iterable[str]]) -> str:
+    """Every key that is wrong, what was expected of it and what came. known: the keys of a table,
+    by its name; of the outermost by an empty one."""
+    return "; ".join(dict.fromkeys(_line(details, known) for details in error.errors()))
+
+
+def _line(error: Any, known: Callable[[str], Iterable[str]]) -> str:
+    # Of what may be one thing or another there is an error for each, with its name in the place.
+    path = [part for part in error["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = ".".join(map(str, path))
+    if error["type"] == "extra_forbidden":
+        table = str(path[0]) if len(path) > 1 else ""
+        return f"{where}: no such key{meant(str(path[-1]), known(table))}"
+    if error["type"] == "missing":
+        return f"{where}: required, and not there"
+    said = error["msg"].replace("Input should be", "", 1).strip()
+    expected = _EXPECTED.get(error["type"], said).format(**error.get("ctx", {}))
+    got = json.dumps(error["input"], default=str, ensure_ascii=False)
+    return f"{where}: expected {expected}, got {got}"
