@@ -15,7 +15,6 @@ _EXPECTED: Final = {
     "list_type": "an array",
     "tuple_type": "an array",
     "model_type": "a table",
-    "literal_error": "{expected}",
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
@@ -30,15 +29,15 @@ def wrong_keys(error: ValidationError, known: Callable[[str], Iterable[str]]) ->
 
 
 def _line(error: Any, known: Callable[[str], Iterable[str]]) -> str:
-    # Of what may be one thing or another there is an error for each, with its name in the place.
-    path = [part for part in error["loc"] if isinstance(part, int) or part.isidentifier()]
-    where = ".".join(map(str, path))
+    key, *rest = error["loc"]
     if error["type"] == "extra_forbidden":
-        table = str(path[0]) if len(path) > 1 else ""
-        return f"{where}: no such key{meant(str(path[-1]), known(table))}"
+        where = ".".join(map(str, error["loc"]))
+        return f"{where}: no such key{meant(str(error['loc'][-1]), known(key if rest else ''))}"
+    # Of what may be one thing or another there is an error for each, with its type in the place.
+    parts = (part for part in rest if isinstance(part, int) or "[" not in part)
+    where = ".".join(map(str, (key, *parts)))
     if error["type"] == "missing":
         return f"{where}: required, and not there"
     said = error["msg"].replace("Input should be", "", 1).strip()
-    expected = _EXPECTED.get(error["type"], said).format(**error.get("ctx", {}))
     got = json.dumps(error["input"], default=str, ensure_ascii=False)
-    return f"{where}: expected {expected}, got {got}"
+    return f"{where}: expected {_EXPECTED.get(error['type'], said)}, got {got}"
