@@ -42,6 +42,9 @@ from soaking.serving import (
 # model, three times what can be answered is more than the front can refuse on the side.
 ROW_SECONDS = 0.05
 CALLERS = 32
+# On a machine that others keep busy a row takes many times as long, and what was a fair deadline is
+# none: a quarter of a second is the time of about so many rows where nothing else runs.
+ROWS_IN_TIME = 20
 # Bytes that a server may hold more after it has loaded a model anew, however often.
 GROWTH = 32 << 20
 
@@ -49,7 +52,8 @@ GROWTH = 32 << 20
 @dataclass(frozen=True)
 class Plan:
     """unit: seconds of most scenarios. calm: units at 70%. reloads, many: how often the model is
-    loaded anew. hang: the server's `hang_seconds`. deadline: of requests that have one, seconds."""
+    loaded anew. hang: the server's `hang_seconds`. deadline: of requests that have one, seconds,
+    where the server has the time of `ROWS_IN_TIME` rows in it; else they have that time."""
 
     unit: float
     calm: int
@@ -85,6 +89,7 @@ class Soak:
         self.server = server
         self.callers = callers
         self.rate = 0.0
+        self.deadline = plan.deadline
         self.goodput: dict[float, float] = {}  # by load, answers in time each second
         self.rows: list[Row] = []
         self._console = console
@@ -94,6 +99,7 @@ class Soak:
         await self.callers.saturate(Tally(), CALLERS, self.plan.unit)  # costs are learned
         tally, before = Tally(), self.server.resident()
         self.rate = await self.callers.saturate(tally, CALLERS, 2 * self.plan.unit)
+        self.deadline = max(self.plan.deadline, ROWS_IN_TIME / self.rate)
         note = f"{self.rate:.0f} answers/s for {CALLERS} callers, no deadlines"
         recovery = await self.callers.recovered()
         self._add(Row("saturation", tally, before, self.server.resident(), recovery, note))
@@ -101,7 +107,7 @@ class Soak:
     async def load(self, share: float, units: int) -> None:
         """Open load of `share` of saturation, with deadlines."""
         tally, before = Tally(), self.server.resident()
-        seconds, deadline = units * self.plan.unit, self.plan.deadline
+        seconds, deadline = units * self.plan.unit, self.deadline
         counted = await late_answers(self.server)
         began = time.monotonic()
         await self.callers.offer(tally, share * self.rate, after(seconds), deadline)
@@ -205,7 +211,7 @@ async def run(
             await second.fault("no room for logs", lambda _: _wait(plan.unit))
             if environment:
                 jumps = faults.move_the_clock(clock, plan.unit)
-                await second.fault("clock jumps", lambda _: jumps, plan.deadline)
+                await second.fault("clock jumps", lambda _: jumps, soak.deadline)
             else:
                 console.print("clock jumps: left out, there is no C compiler here")
         codes.append(await asyncio.to_thread(server.stop))
