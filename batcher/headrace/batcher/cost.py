@@ -1,9 +1,9 @@
 """What a batch of n rows takes: learned from every run, robust to outliers and drift.
 
 Method, after the project's scheduling study: an exponential moving average for each size, with
-outliers clipped; a smooth curve through them (`curve.py`); and one common factor that notices when
-everything has become slower or faster. Where runs tell what processor time they took, sizes are
-learned in that, and a factor of all sizes makes seconds of it (`stretch.py`).
+outliers clipped; a smooth curve through them (`curve.py`); and one common factor, the pace, that
+follows when everything becomes slower or faster. Where runs tell what processor time they took,
+sizes are learned in that, and a factor of all sizes makes seconds of it (`stretch.py`).
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ _SEEN: Final = 3
 # One of a size's first runs takes less than this share of those before it: they were cold.
 _COLD: Final = 4
 _THAWED: Final = 0.75
-_SLOWEST_GAIN: Final = 0.04
+# What a run takes longer than is usual is laid to all sizes by the one share, to its own by the
+# other or more, as few as its runs are: a moment in which everything is slower passes, and leaves
+# the sizes that were run in it as they were beside those that were not.
+_GAIN: Final = 0.04
+_OWN_GAIN: Final = 0.004
 # At most one run in so many is forgotten for being cold.
 _FORGOTTEN: Final = 4
 # What so many runs have told of a size is believed.
 _TOLD: Final = 3
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
-# time. One that was not run for so long, or not since the profile, says no more of others than so
-# many runs.
+# time: few at first, when all is cold and little is known, twice as many each time, up to `_DATED`.
+# One that was not run for so long, or not since the profile, says no more of others than so many
+# runs.
+_DATED_FIRST: Final = 64
 _DATED: Final = 1024
 _HEARSAY: Final = 0.25
 # Batches of a key whose costs were borrowed have so many rows at first, and then so many times the
@@ -44,9 +50,9 @@ _AT_FIRST: Final = 8
 _STRIDE: Final = 2
 _MISLED: Final = 1.25
 # By so much the level of a borrowed table must be off to be worth a new one at once; by so much the
-# stretch of all runs must have changed.
+# pace of all sizes must have changed.
 _TELLING: Final = 0.02
-_STRETCHED: Final = 0.1
+_OTHER_PACE: Final = 0.1
 # Tables are built anew after so many runs at the latest.
 _AT_ONCE: Final = 2048
 
@@ -55,7 +61,7 @@ class CostTable:
     """The time of a batch of 1 to `largest` rows, for one key on one kind of executor.
 
     `overhead` counts where sizes are chosen. It is not part of `seconds`. Of the means, and of all
-    that is compared with them, a second is one of `stretch`.
+    that is compared with them, a second is one of `stretch` and of the pace.
     """
 
     def __init__(
@@ -64,7 +70,8 @@ class CostTable:
         self.largest = largest
         self._overhead = overhead or Overhead()
         self._stretch = stretch or Stretch()
-        self._stretched = self._stretch.factor  # what it was when the table was built
+        self._pace = 1.0  # how much slower all sizes are together than their means
+        self._unit = self._stretch.factor  # of the means in the table, seconds
         self.observations = 0
         self.spread = 0.03
         self._drift = Drift()  # of what is compared with the means
@@ -82,6 +89,7 @@ class CostTable:
         # Sizes that were run since the number of runs was last looked at, and what it was then.
         self._lately: set[int] = set()
         self._looked = 0
+        self._dated = _DATED_FIRST
         self.exploration = Exploration()
         self.lone = Verdict()
         self._undisturbed = Undisturbed()
@@ -145,17 +153,16 @@ class CostTable:
         """Learns from one run. Returns whether the table was rebuilt.
 
         cold: it ran where others had run before. If it was slow this is forgotten, unless it is
-        so too often not to count. settled: if not, the same holds of a run in a series of trials.
-        work: seconds of processor time that it took; None where that is not known, or does not tell
-        how long it takes.
+        so too often not to count. work: seconds of processor time that it took; None where that is
+        not known, or does not tell how long it takes. settled: if not, it is cold where `work` is
+        known.
         """
         if rows > self.largest or seconds <= 0:
             return False
         expected = self._table[rows] if self._table else seconds
         self.observations += 1
         self.exploration.computes = work is not None
-        if not settled and self.exploration.in_series(rows) and not self.told(rows, 1.0):
-            cold = True
+        cold = cold or (not settled and self.exploration.computes)
         if cold and seconds > expected and self._forgotten * _FORGOTTEN <= self.observations:
             self._forgotten += 1
             return False
@@ -163,14 +170,15 @@ class CostTable:
         if work:
             known = self.observations > _FEW
             self._stretch.observe(min(seconds, CLIP * expected) if known else seconds, work)
-        self._learn(rows, work or seconds / self._stretched, expected / self._stretched)
-        if not self._table or self._stale >= self._due(rows, expected / self._stretched):
+        taken = work or seconds / self._stretch.factor
+        self._learn(rows, taken / self._pace, expected / self._unit)
+        if not self._table or self._stale >= self._due(rows, expected / self._unit):
             self._build()
             return True
         return False
 
     def _learn(self, rows: int, taken: float, expected: float) -> None:
-        """From a run that is not forgotten, both times in seconds of the stretch."""
+        """From a run that is not forgotten, both times in the means' unit."""
         ratio = taken / max(expected, 1e-9)
         clipped = min(taken, CLIP * expected) if self.observations > _FEW else taken
         if rows in self._borrowed or rows in self._profiled.untried:
@@ -182,27 +190,26 @@ class CostTable:
         if 1 < count <= _COLD and clipped < (old if count == 2 else _THAWED * old):
             # A size's first runs may find caches and memory cold, and say no more then.
             count = self._count[rows] = 1.0
-        self._mean[rows] = old + max(_SLOWEST_GAIN, 1 / count) * (clipped - old)
+        missed = clipped / max(old, 1e-9) - 1
+        gain = max(_OWN_GAIN, 1 / count)
+        self._mean[rows] = old * (1 + gain * missed)
+        self._pace *= 1 + max(0.0, _GAIN - gain) * missed
         self._stale += 1
         self._drift.missed(ratio)
         if count > _SEEN:  # else what was expected was a guess, which says nothing of drift
-            self._change(self._drift.follow(ratio, self.observations))
+            factor = self._drift.follow(ratio, self.observations)
+            if factor is not None:
+                self._pace *= factor
+                self._stale = _AT_ONCE
         if self._trusted:
             self._make_own(rows, ratio)
-
-    def _change(self, factor: float | None) -> None:
-        """Everything has become slower or faster by `factor`."""
-        if factor is not None:
-            for size in self._mean.keys() - self._profiled.untried:
-                self._mean[size] *= factor
-            self._stale = _AT_ONCE
 
     def _due(self, rows: int, expected: float) -> int:
         """After how many runs, the last one of `rows`, the table is to be built anew.
 
         That costs about a millisecond: ever more rarely, unless something has changed.
         """
-        if abs(self._stretch.factor / self._stretched - 1) > _STRETCHED:
+        if abs(self._stretch.factor * self._pace / self._unit - 1) > _OTHER_PACE:
             return 0
         due = min(max(8, self.observations // 16), _AT_ONCE)
         surprised = abs(self._mean[rows] / max(expected, 1e-9) - 1) > 0.15
@@ -275,7 +282,8 @@ class CostTable:
         sizes = sorted(self._mean)
         weights = np.array([min(self._count[size], 60.0) for size in sizes])
         means = np.array([self._mean[size] for size in sizes])
-        if self.observations - self._looked > _DATED and not self._borrowed:
+        if self.observations - self._looked > self._dated and not self._borrowed:
+            self._dated = min(2 * self._dated, _DATED)
             self._profiled.date(np.array(sizes, float), means, weights, self._lately)
             self._lately.clear()
             self._looked = self.observations
@@ -286,8 +294,8 @@ class CostTable:
         trusted = min(self._trusted or sizes[-1], self.largest)
         table = np.maximum(curve.through(seen, self.largest, trusted), 1e-9)
         table[0] = 0.0
-        self._stretched = self._stretch.factor
-        self._table = (self._stretched * table).tolist()
+        self._unit = self._stretch.factor * self._pace
+        self._table = (self._unit * table).tolist()
 
     def scaled(self, factor: float) -> CostTable:
         """A table that starts from this one's shape, `factor` times as slow, and learns fast.
@@ -299,7 +307,7 @@ class CostTable:
         other._trusted = _AT_FIRST
         other._borrowed = set(self._mean)
         for size in self._mean:
-            other._mean[size] = self._table[size] / self._stretched * factor
+            other._mean[size] = self._table[size] / self._unit * self._pace * factor
             other._count[size] = min(2.0, self._count[size])
         if other._mean:
             other._build()

@@ -42,7 +42,3 @@ class Exploration:
             self._size, self._left = rows, _SERIES
         self._left -= 1
         return True
-
-    def in_series(self, rows: int) -> bool:
-        """Whether the last series was of `rows`."""
-        return rows == self._size

@@ -32,7 +32,7 @@ class Trials(NamedTuple):
 # The many threads of another team fall asleep, and so many runs wake them. The main one is told by
 # few, but those put the other to sleep: they must be a small part of all.
 _OTHER: Final = Trials(64, 2048, 16)
-_MAIN: Final = Trials(256, 2048, 4)
+_MAIN: Final = Trials(256, 2048, 5)
 # What was measured at load is put to the test so many runs later. But a bad moment may have changed
 # the mind, so that the main team is asked again so many runs sooner.
 _MEASURED: Final = 192
