@@ -38,9 +38,9 @@ _FORGOTTEN: Final = 4
 # What so many runs have told of a size is believed.
 _TOLD: Final = 3
 # A size that was not among so many runs, or more where tables are rarely rebuilt, is of another
-# time: few at first, when all is cold and little is known, twice as many each time, up to `_DATED`.
-# One that was not run for so long, or not since the profile, says no more of others than so many
-# runs.
+# time. On a processor the first ones find caches cold: there they are few at first, and twice as
+# many each time. One that was not run for so long, or not since the profile, says no more of others
+# than so many runs.
 _DATED_FIRST: Final = 64
 _DATED: Final = 1024
 _HEARSAY: Final = 0.25
@@ -282,7 +282,8 @@ class CostTable:
         sizes = sorted(self._mean)
         weights = np.array([min(self._count[size], 60.0) for size in sizes])
         means = np.array([self._mean[size] for size in sizes])
-        if self.observations - self._looked > self._dated and not self._borrowed:
+        dated = self._dated if self.exploration.computes else _DATED
+        if self.observations - self._looked > dated and not self._borrowed:
             self._dated = min(2 * self._dated, _DATED)
             self._profiled.date(np.array(sizes, float), means, weights, self._lately)
             self._lately.clear()
