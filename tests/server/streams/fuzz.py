@@ -157,7 +157,7 @@ class World:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         for line in self.lines:
-            self._receive(line)
+            self.receive(line)
 
     def connect(self) -> Line:
         line = Line()
@@ -196,6 +196,13 @@ class World:
         live = self.manager._sessions.get(held.opened.session_id)
         return len(held.signal) if live is None else live.session.windower.received
 
+    def claimed(self, held: Held, delivery: int) -> list[pb.Event]:
+        """What was sent to a client and was lost, who yet says that all up to `delivery` came."""
+        live = self.manager._sessions.get(held.opened.session_id)
+        unacked = live.session.deliveries.outbox._unacked if live else ()
+        lost = [data for number, data in unacked if held.delivery < number <= delivery]
+        return [pb.Event.FromString(data) for data in lost]
+
     def finish(self, *, failed: bool) -> None:
         if not self.executor.busy:
             return
@@ -214,7 +221,7 @@ class World:
         line.closed = True
         self.lines.remove(line)
 
-    def _receive(self, line: Line) -> None:
+    def receive(self, line: Line) -> None:
         for data in line.written:
             for event in pb.StreamResponse.FromString(data).events:
                 if event.WhichOneof("event") == "error":
@@ -226,6 +233,8 @@ class World:
                         line.held.pop(event.handle, None)
                 elif event.WhichOneof("event") == "resumed":
                     line.returning[event.handle] -= 1
+                elif line.returning[event.handle]:
+                    continue  # of before it came back: this comes again
                 elif event.delivery and event.handle in line.held:  # else of one taken elsewhere
                     line.held[event.handle].take(event)
         line.written.clear()

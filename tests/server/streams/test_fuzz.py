@@ -279,32 +279,27 @@ class Streams(RuleBasedStateMachine):
 
     async def _resume(self, held: Held, pick: int, handle: int, asked: pb.Resume) -> None:
         world, line = self.world, self.line(pick)
-        taken: list[object] = []
         resume = world.manager.resume
 
         def watched(*given: Any) -> Any:
-            taken.append(live := resume(*given))
-            return live
-
-        world.manager.resume = watched  # type: ignore[assignment, method-assign]
-        line.incoming.put_nowait(
-            pb.StreamRequest(commands=[pb.Command(handle=handle, resume=asked)])
-        )
-        # What is written from here on is the resumed session's: it counts from what was named.
-        others = [other for other in world.lines if held in other.held.values()]
-        for other in others:
-            world._receive(other)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        world.manager.resume = resume  # type: ignore[method-assign]
-        if taken:
+            # What was written until here was of before; from here on it counts from what was named.
+            for other in world.lines:
+                world.receive(other)
+            claimed = world.claimed(held, asked.delivery)
+            live = resume(*given)
             assert held.opened.resume_token == asked.resume_token
-            for other in others:
+            for event in claimed:
+                held.take(event)
+            held.go_back(asked.delivery)
+            for other in world.lines:
                 other.held = {h: s for h, s in other.held.items() if s is not held}
             line.held[handle] = held
             line.returning[handle] += 1
-            held.go_back(asked.delivery)
-        await world.settle()
+            return live
+
+        world.manager.resume = watched  # type: ignore[assignment, method-assign]
+        await world.command(line, handle, resume=asked)
+        world.manager.resume = resume  # type: ignore[method-assign]
 
     @invariant()
     def all_is_in_order(self) -> None:
