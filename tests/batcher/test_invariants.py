@@ -375,7 +375,7 @@ class LearnedHistories(Histories):
     policy = Learned()
 
 
-_SETTINGS = settings(max_examples=200, stateful_step_count=50, deadline=None)
+_SETTINGS = settings(max_examples=700, stateful_step_count=50, deadline=None)
 TestWorkConserving = WorkConservingHistories.TestCase
 TestWorkConserving.settings = _SETTINGS
 TestFixed = FixedHistories.TestCase

@@ -148,6 +148,20 @@ def test_a_request_larger_than_the_cap_runs_alone() -> None:
     assert batch.requests == [big]
 
 
+def test_who_asked_to_run_alone_neither_joins_a_batch_nor_leads_one() -> None:
+    sched = scheduler(cap=8)
+    sched.submit(request())
+    sched.step(0.0)
+    waiting = [request(arrival=0.001 * n, solo=n == 3) for n in range(1, 6)]
+    for one in waiting:
+        sched.submit(one)
+    ran = []
+    for end in (0.1, 0.2, 0.3):
+        sched.complete("e0", 0.1)
+        ran += [batch.requests for batch in batches(sched, end)]
+    assert ran == [waiting[:2], waiting[2:3], waiting[3:]]
+
+
 def test_halves_of_a_failed_batch_run_apart() -> None:
     sched = scheduler()
     members = [request() for _ in range(4)]
